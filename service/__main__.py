@@ -1,0 +1,5 @@
+"""`python -m service` is `gradless`."""
+
+from service.cli import main
+
+main()

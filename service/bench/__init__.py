@@ -1,0 +1,1 @@
+"""Measure the server beside its limit, in one run."""

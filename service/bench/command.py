@@ -1,0 +1,188 @@
+"""`gradless bench`: the bare loop and the server take turns in one run, so that noise hits both alike."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from service.bench.bare import run_bare_loop
+from service.errors import ConfigurationError
+from service.loader.repository import ModelFolder, choose_default, find_models
+from service.settings import Settings
+
+START_SECONDS = 120.0
+
+
+@dataclass
+class Comparison:
+    """One model: medians over the rounds. Rates are pictures/s, times milliseconds."""
+
+    model: str
+    memory_format: str
+    batch_size: int
+    clients: int
+    bare_rate: float
+    served_rate: float
+    ratio: float
+    bare_one_ms: float
+    served_one_ms: float
+    one_client_cost_ms: float
+    failures: int
+
+
+def run_bench(settings: Settings, models: list[str], clients: int, seconds: float, rounds: int, as_json: bool) -> None:
+    """Compare for each model, and print a table or JSON."""
+    folders = find_models(settings.models)
+    names = models or [choose_default(folders, settings.default_model)]
+    if missing := [name for name in names if name not in folders]:
+        raise ConfigurationError([f"bench: there is no model {missing[0]!r}; there are {', '.join(sorted(folders))}"])
+    with running_server(settings) as url, Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("measuring", total=len(names) * rounds)
+        results = []
+        for name in names:
+            with bare_loop(folders[name], _model(url, name)["memory_format"], settings) as bare:
+                turns = []
+                for _ in range(rounds):
+                    turns.append(_round(bare, url, name, _batch_size(folders[name]), clients, seconds))
+                    progress.advance(task)
+            results.append(_compare(name, _model(url, name), clients, _batch_size(folders[name]), turns))
+    if as_json:
+        print(json.dumps({"models": [asdict(result) for result in results]}, indent=2))
+    else:
+        Console().print(_table(results))
+
+
+@dataclass
+class Turn:
+    bare_rate: float
+    served_rate: float
+    bare_one_ms: float
+    served_one_ms: float
+    failures: int
+
+
+def _round(bare: Any, url: str, model: str, batch_size: int, clients: int, seconds: float) -> Turn:
+    bare.send((batch_size, seconds))
+    bare_rate, _ = bare.recv()
+    many = load(url, f"/models/{model}/predict", clients, seconds)
+    bare.send((1, seconds / 3))
+    _, bare_one_ms = bare.recv()
+    one = load(url, f"/models/{model}/predict", 1, seconds / 3)
+    return Turn(
+        bare_rate,
+        len(many["latencies"]) / many["seconds"],
+        bare_one_ms,
+        statistics.median(one["latencies"]),
+        many["failures"] + one["failures"],
+    )
+
+
+def _compare(name: str, shown: dict[str, Any], clients: int, batch_size: int, turns: list[Turn]) -> Comparison:
+    return Comparison(
+        model=name,
+        memory_format=shown["memory_format"],
+        batch_size=batch_size,
+        clients=clients,
+        bare_rate=statistics.median(turn.bare_rate for turn in turns),
+        served_rate=statistics.median(turn.served_rate for turn in turns),
+        ratio=statistics.median(turn.served_rate / turn.bare_rate for turn in turns),
+        bare_one_ms=statistics.median(turn.bare_one_ms for turn in turns),
+        served_one_ms=statistics.median(turn.served_one_ms for turn in turns),
+        one_client_cost_ms=statistics.median(turn.served_one_ms - turn.bare_one_ms for turn in turns),
+        failures=sum(turn.failures for turn in turns),
+    )
+
+
+def _table(results: list[Comparison]) -> Table:
+    table = Table(title="Gradless beside the bare loop, in one run", title_justify="left")
+    for heading in ("model", "layout", "bare loop", "served", "ratio", "one client", "bare, batch 1", "cost"):
+        table.add_column(heading, justify="left" if heading in ("model", "layout") else "right")
+    for r in results:
+        table.add_row(
+            r.model,
+            r.memory_format,
+            f"{r.bare_rate:.1f}/s, batch {r.batch_size}",
+            f"{r.served_rate:.1f}/s, {r.clients} clients",
+            f"{r.ratio:.2f}",
+            f"{r.served_one_ms:.1f} ms",
+            f"{r.bare_one_ms:.1f} ms",
+            f"{r.one_client_cost_ms:+.1f} ms",
+        )
+    return table
+
+
+def _batch_size(folder: ModelFolder) -> int:
+    return folder.card.batching.max_batch_size or 8
+
+
+@contextmanager
+def bare_loop(folder: ModelFolder, memory_format: str, settings: Settings) -> Iterator[Any]:
+    """The bare loop in a process of its own, waiting for orders."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run_bare_loop, args=(theirs, folder, memory_format, settings), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours
+        ours.send(None)
+        process.join(10)
+    finally:
+        process.kill()
+
+
+@contextmanager
+def running_server(settings: Settings) -> Iterator[str]:
+    """The shipped server as a process, on a free port; its URL."""
+    flags = ["--models", settings.models, "--device", settings.device, "--threads", settings.threads, "--port", 0]
+    flags += ["--default-model", settings.default_model] if settings.default_model else []
+    command = [sys.executable, "-m", "service", "serve", *map(str, flags), "--drain-delay-seconds", "0"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"GRADLESS_LOG_LEVEL": "info"}
+    )
+    timer = threading.Timer(START_SECONDS, process.kill)
+    timer.start()
+    try:
+        yield _wait_for_url(process)
+    finally:
+        timer.cancel()
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def _wait_for_url(process: subprocess.Popen[str]) -> str:
+    lines = []
+    for line in process.stderr or ():
+        lines.append(line)
+        if found := re.search(r'"url": "([^"]+)".*"serving"|"serving".*"url": "([^"]+)"', line):
+            threading.Thread(target=lambda: [None for _ in process.stderr or ()], daemon=True).start()
+            return found[1] or found[2]
+    raise ConfigurationError(["bench: the server did not start:", *map(str.rstrip, lines[-10:])])
+
+
+def load(url: str, path: str, clients: int, seconds: float) -> dict[str, Any]:
+    """The tally of closed-loop clients, run in a process of their own."""
+    host, _, port = url.partition("//")[2].rpartition(":")
+    command = [sys.executable, "-m", "service.bench.load", host, port, path, str(clients), str(seconds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 120)
+    return dict(json.loads(done.stdout))
+
+
+def _model(url: str, name: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{url}/models/{name}", timeout=30) as answer:
+        return dict(json.load(answer))

@@ -1,0 +1,52 @@
+"""What every child of the supervisor does alike: its name, its signals, its control socket, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+import setproctitle
+import uvloop
+
+from service.engine.wire import AnyFrame, FrameProtocol
+from service.logs import configure_logs
+from service.settings import Settings
+
+
+def begin_child(name: str, settings: Settings) -> None:
+    """Take the process's name and leave signals to the supervisor: Ctrl-C reaches the whole group."""
+    setproctitle.setproctitle(f"gradless: {name}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    configure_logs(settings)
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> NoReturn:
+    """Run to the end of `main` and leave without waiting for threads, which own nothing worth saving."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+        os._exit(0)
+
+
+class Control(FrameProtocol):
+    """The child's end of its control socket. When it closes, the supervisor is gone and so is the child."""
+
+    def __init__(self, received: Callable[[AnyFrame], None]) -> None:
+        super().__init__()
+        self._received = received
+
+    @classmethod
+    async def open(cls, descriptor: socket.socket, received: Callable[[AnyFrame], None]) -> Control:
+        loop = asyncio.get_running_loop()
+        _, control = await loop.create_unix_connection(lambda: cls(received), sock=descriptor)
+        return control
+
+    def frame_received(self, frame: AnyFrame) -> None:
+        self._received(frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        os._exit(1)

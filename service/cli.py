@@ -1,0 +1,138 @@
+"""The command line. Exit 0: well; 1: the answer is no; 2: used or configured wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional, get_args
+
+import typer
+
+import service
+from service.errors import ConfigurationError
+from service.settings import Settings, read_settings
+
+app = typer.Typer(
+    name="gradless",
+    help="Serve frozen PyTorch models, and prove that serving builds no gradient graph.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of `gradless`: a configuration that cannot be served is told in words, with exit code 2."""
+    try:
+        app()
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(f"gradless: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gradless {service.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Serve frozen PyTorch models, and prove that serving builds no gradient graph."""
+
+
+def with_settings(command: Callable[..., None], *names: str) -> Callable[..., None]:
+    """Give a command a flag for each named field of Settings (all, if none is named).
+
+    The command is called with the flags that were given, as its `flags`.
+    """
+    fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                _flag_type(field.annotation),
+                typer.Option(help=f"{field.description} [default: {field.default}]", show_default=False),
+            ],
+        )
+        for name, field in fields.items()
+    ]
+
+    def run(**given: Any) -> None:
+        flags = {name: given.pop(name) for name in fields}
+        command(**given, flags={name: value for name, value in flags.items() if value not in (None, [])})
+
+    run.__doc__ = command.__doc__
+    run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+    return run
+
+
+def _flag_type(annotation: Any) -> Any:
+    """What typer shall parse; what it does not know is text, which Settings then checks."""
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if kind in (int, float, bool, Path, list[str])]
+    return Optional[kinds[0] if kinds else str]  # noqa: UP045 (made at run time, from a variable)
+
+
+def _serve(flags: dict[str, Any]) -> None:
+    """Serve the models of a folder over HTTP until SIGTERM or Ctrl-C."""
+    import setproctitle
+
+    from service.loader.repository import choose_default, find_models
+    from service.logs import configure_logs
+    from service.supervisor import Supervisor
+
+    settings = read_settings(flags)
+    configure_logs(settings)
+    folders = find_models(settings.models)
+    default_model = choose_default(folders, settings.default_model)
+    setproctitle.setproctitle("gradless: supervisor")
+    raise typer.Exit(asyncio.run(Supervisor(settings, folders, default_model).run()))
+
+
+def _predict(
+    sources: Annotated[list[str], typer.Argument(help="Picture files, folders of them, or - for standard input.")],
+    flags: dict[str, Any],
+    model: Annotated[str | None, typer.Option(help="Which model; else the default one.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=100, help="How many classes.")] = 5,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, as the server answers.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a class.")] = False,
+) -> None:
+    """Classify pictures in this process, without a server. Exit 1 when one could not be read."""
+    from service.offline import predict_files
+    from service.output import print_csv, print_json, print_table
+
+    if json and csv:
+        raise ConfigurationError(["--json and --csv exclude each other; choose one"])
+    outcome = predict_files(sources, model, top_k, read_settings(flags))
+    show = print_json if json else print_csv if csv else print_table
+    show(outcome)
+    raise typer.Exit(1 if outcome.failures else 0)
+
+
+def _bench(
+    flags: dict[str, Any],
+    model: Annotated[list[str] | None, typer.Option(help="Which model, as often as wanted; else the default.")] = None,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Closed-loop clients.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 10.0,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Bare loop and server take turns so often.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure the server beside the bare loop, in one run; the ratio is the result."""
+    from service.bench.command import run_bench
+
+    run_bench(read_settings(flags), model or [], clients, seconds, rounds, json)
+
+
+app.command("serve")(with_settings(_serve))
+app.command("predict")(with_settings(_predict, "models", "default_model", "device", "threads", "max_pixels"))
+app.command("bench")(with_settings(_bench, "models", "default_model", "device", "threads"))

@@ -1,0 +1,151 @@
+"""Queues, deadlines and fairness: which examples ride in the next batch.
+
+A pure object: no clock, no thread, no torch. Its owner hands in the time and guards it with a lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def ladder(cap: int) -> list[int]:
+    """The batch sizes used below and at a cap: the powers of two below it, and the cap.
+
+    A shape never seen before costs a new oneDNN primitive or CUDA graph and memory that is never given
+    back, so only these few are ever run.
+    """
+    sizes = []
+    size = 1
+    while size < cap:
+        sizes.append(size)
+        size *= 2
+    return [*sizes, cap]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """`count` examples of one caller. `payload` is the owner's; the batcher never looks at it."""
+
+    id: int
+    model: str
+    count: int
+    deadline: float
+    added: float = 0.0
+    alone: bool = False
+    payload: Any = None
+    taken: int = 0
+    gone: bool = False
+
+
+@dataclass(slots=True)
+class Part:
+    """Examples `start` to `stop` of a request, riding in one batch."""
+
+    request: Request
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What runs next, in order of arrival."""
+
+    model: str
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return sum(part.stop - part.start for part in self.parts)
+
+
+class Batcher:
+    """First come, first served within a model; models take turns, one batch each.
+
+    The unit of every cap is the example. There is no timer: `take` gives what is there, so a lone request
+    never waits for company, and a queue that grew while the device was busy leaves in large batches.
+    """
+
+    def __init__(self, caps: Mapping[str, int]) -> None:
+        self._caps = dict(caps)
+        self._ladders = {model: ladder(cap) for model, cap in caps.items()}
+        self._queues: dict[str, deque[Request]] = {model: deque() for model in caps}
+        self._turns = deque(caps)
+        self._by_id: dict[int, Request] = {}
+
+    def add(self, request: Request, now: float) -> None:
+        """Queue a request.
+
+        Raises:
+            KeyError: nobody serves this model here.
+        """
+        request.added = now
+        self._queues[request.model].append(request)
+        self._by_id[request.id] = request
+
+    def cancel(self, request_id: int) -> None:
+        """Its client has gone: what is not taken yet never will be."""
+        if request := self._by_id.get(request_id):
+            request.gone = True
+
+    def depth(self, model: str) -> int:
+        """Examples that wait."""
+        return sum(request.count - request.taken for request in self._queues[model])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def drop_gone(self, now: float) -> list[Request]:
+        """Remove, and return, every request that is cancelled or past its deadline."""
+        dropped = [r for queue in self._queues.values() for r in queue if r.gone or r.deadline <= now]
+        for request in dropped:
+            request.gone = True
+            self._queues[request.model].remove(request)
+            del self._by_id[request.id]
+        return dropped
+
+    def take(self) -> Batch | None:
+        """The next batch of the next model that has work; None when nothing waits."""
+        for _ in range(len(self._turns)):
+            model = self._turns[0]
+            self._turns.rotate(-1)
+            if self._queues[model]:
+                return self._take_from(model)
+        return None
+
+    def _take_from(self, model: str) -> Batch:
+        room = self._largest_rung(model)
+        batch = Batch(model)
+        queue = self._queues[model]
+        while room:
+            request = queue[0]
+            start = request.taken
+            request.taken = min(request.count, start + room)
+            room -= request.taken - start
+            batch.parts.append(Part(request, start, request.taken))
+            if request.taken == request.count:
+                queue.popleft()
+                del self._by_id[request.id]
+        return batch
+
+    def _largest_rung(self, model: str) -> int:
+        """The largest size of the ladder that those who may ride together fill."""
+        cap = self._caps[model]
+        waiting = 0
+        for request in self._companions(self._queues[model]):
+            waiting += request.count - request.taken
+            if waiting >= cap:
+                break
+        return max(size for size in self._ladders[model] if size <= waiting)
+
+    @staticmethod
+    def _companions(queue: deque[Request]) -> Iterator[Request]:
+        """From the head on, up to the first that must go alone (which may be the head itself)."""
+        for position, request in enumerate(queue):
+            if request.alone and position:
+                return
+            yield request
+            if request.alone:
+                return

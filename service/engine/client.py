@@ -1,0 +1,280 @@
+"""The front end's side of the engines: send, await, and send again when an engine dies.
+
+Every unanswered request is kept here. A frozen model is a pure function, so running a request twice is safe,
+and an engine's death costs its requests time and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from torch import Tensor
+
+from service.engine.wire import (
+    AnyFrame,
+    Cancel,
+    Failed,
+    Failure,
+    FrameProtocol,
+    Generation,
+    Infer,
+    ModelState,
+    Result,
+)
+from service.errors import BY_NAME, DeadlineExceeded, InputCrashesModel, NotReady, Overloaded
+from service.metrics import Metrics
+
+log = structlog.get_logger()
+
+#: Deaths that an input can cause; those aboard get a strike.
+CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "watchdog"})
+#: A SIGKILL (out of memory, an operator) is nobody's fault, until it has hit the same request so often.
+KILLS_FOR_A_STRIKE = 5
+
+
+@dataclass(eq=False)
+class Pending:
+    """A request that has no answer yet, and what has happened to it."""
+
+    frame: Infer
+    future: asyncio.Future[tuple[Result, ModelState]]
+    engine: EngineConnection | None = None
+    kills: int = 0
+
+
+class EngineConnection(FrameProtocol):
+    """One generation of one device's engine, as this front end sees it."""
+
+    def __init__(self, client: EngineClient, generation: Generation) -> None:
+        super().__init__()
+        self._client = client
+        self.generation = generation
+        self.key = (generation.device, generation.number)
+        self.models = {model.name: model for model in generation.models}
+        self.pending: dict[int, Pending] = {}
+        self.outstanding = 0
+        self.retired = False
+        self.closed = False
+        self.failed: Failed | None = None
+
+    def serves(self, model: str) -> bool:
+        state = self.models.get(model)
+        return state is not None and state.state == "ready"
+
+    def dispatch(self, pending: Pending) -> None:
+        pending.engine = self
+        self.pending[pending.frame.id] = pending
+        self.outstanding += pending.frame.count
+        self.send(pending.frame)
+
+    def release(self, request_id: int) -> Pending | None:
+        """Take a request off this connection; a retired engine that has none left is let go."""
+        pending = self.pending.pop(request_id, None)
+        if pending:
+            pending.engine = None
+            self.outstanding -= pending.frame.count
+            self.close_if_idle()
+        return pending
+
+    def retire(self) -> None:
+        self.retired = True
+        self.close_if_idle()
+
+    def close_if_idle(self) -> None:
+        if self.retired and not self.pending and not self.closed:
+            self.transport.close()
+
+    def frame_received(self, frame: AnyFrame) -> None:
+        if isinstance(frame, Result | Failure) and (pending := self.release(frame.id)):
+            self._client.answered(pending, frame, self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._client.connection_ended(self)
+
+
+@dataclass
+class Rate:
+    """Examples answered a second, over the last answers."""
+
+    _answers: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=128))
+
+    def add(self, now: float, examples: int) -> None:
+        self._answers.append((now, examples))
+
+    def seconds_for(self, examples: int, now: float) -> float:
+        """How long so many will take, from 1 to 60 seconds; 1 where nothing is known yet."""
+        done = sum(count for _, count in self._answers)
+        if not done:
+            return 1.0
+        return min(60.0, max(1.0, examples * (now - self._answers[0][0]) / done))
+
+
+class EngineClient:
+    """Sends each request to the engine with the least outstanding work, and keeps it until it is answered.
+
+    Args:
+        front_end: this front end's number; it makes request ids unique over all front ends.
+        max_examples: the most examples accepted and unanswered at once.
+    """
+
+    def __init__(self, front_end: int, max_examples: int, metrics: Metrics) -> None:
+        self._ids = itertools.count(front_end << 48)
+        self._max_examples = max_examples
+        self._metrics = metrics
+        self._engines: dict[str, EngineConnection] = {}
+        self._connections: dict[tuple[str, int], EngineConnection] = {}
+        self._orphans: dict[int, Pending] = {}
+        self._examples = 0
+        self._rate = Rate()
+        #: Every model by name, as the newest generation tells it; a failed one hides none that still serves.
+        self.models: dict[str, ModelState] = {}
+
+    def is_up(self, model: str) -> bool:
+        """Whether a living engine serves it now."""
+        return any(engine.serves(model) for engine in self._engines.values())
+
+    # One request
+
+    @contextmanager
+    def admit(self, count: int) -> Iterator[None]:
+        """Hold places for `count` examples.
+
+        Raises:
+            Overloaded: there are not so many left.
+        """
+        if self._examples + count > self._max_examples:
+            wait = self._rate.seconds_for(self._examples, time.monotonic())
+            raise Overloaded(f"{self._examples} pictures are waiting; the most is {self._max_examples}.", wait)
+        self._examples += count
+        try:
+            yield
+        finally:
+            self._examples -= count
+
+    async def infer(self, model: str, pixels: Tensor, top_k: int, deadline: float) -> tuple[Result, ModelState]:
+        """Classes of every example of `pixels`, `(N, 3, H, W) uint8`, and the model that gave them.
+
+        Raises:
+            DeadlineExceeded: `deadline` (CLOCK_MONOTONIC seconds) passed.
+            Refusal: what the engine says went wrong with it.
+        """
+        frame = Infer(next(self._ids), model, len(pixels), top_k, deadline, False, pixels.numpy().tobytes())
+        pending = Pending(frame, asyncio.get_running_loop().create_future())
+        self._dispatch(pending)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await pending.future
+        except TimeoutError:
+            raise DeadlineExceeded("The deadline passed before the model could answer.") from None
+        finally:
+            self._forget(pending)
+
+    def _dispatch(self, pending: Pending) -> None:
+        """To the least busy engine; with none up, the request waits for the next one until its deadline."""
+        model = pending.frame.model
+        engines = [e for e in self._engines.values() if not e.closed and e.serves(model)]
+        if engines:
+            min(engines, key=lambda engine: engine.outstanding).dispatch(pending)
+        else:
+            self._orphans[pending.frame.id] = pending
+
+    def _forget(self, pending: Pending) -> None:
+        """Nobody waits any more: an unanswered request frees its place in the engine too."""
+        self._orphans.pop(pending.frame.id, None)
+        if pending.engine:
+            pending.engine.send(Cancel(pending.frame.id))
+            pending.engine.release(pending.frame.id)
+
+    def answered(self, pending: Pending, frame: Result | Failure, engine: EngineConnection) -> None:
+        if pending.future.done():
+            return
+        if isinstance(frame, Result):
+            self._rate.add(time.monotonic(), pending.frame.count)
+            pending.future.set_result((frame, engine.models[pending.frame.model]))
+        else:
+            pending.future.set_exception(BY_NAME[frame.error](frame.detail))
+
+    # Engines come and go
+
+    async def turn_to(self, generation: Generation) -> None:
+        """Connect to a new engine; from then on requests for its device go there, and orphans first."""
+        loop = asyncio.get_running_loop()
+        _, engine = await loop.create_unix_connection(lambda: EngineConnection(self, generation), generation.socket)
+        before = self._engines.get(generation.device)
+        self._engines[generation.device] = self._connections[engine.key] = engine
+        for state in generation.models:
+            if state.state == "ready" or not self.is_up(state.name):
+                self.models[state.name] = state
+        if before:
+            before.retire()
+        orphans, self._orphans = self._orphans, {}
+        for pending in orphans.values():
+            self._turn(pending)
+
+    def _turn(self, pending: Pending) -> None:
+        """An orphan goes to the new generation, unless that one cannot serve it."""
+        state = self.models.get(pending.frame.model)
+        if state and state.state == "failed" and not self.is_up(state.name):
+            pending.future.set_exception(NotReady(state.detail))
+        else:
+            self._dispatch(pending)
+
+    def connection_ended(self, engine: EngineConnection) -> None:
+        """The stream has ended; what the engine died of comes from the supervisor, before or after."""
+        if self._engines.get(engine.generation.device) is engine:
+            del self._engines[engine.generation.device]
+        if engine.failed or not engine.pending:
+            self._replay(engine)
+
+    def engine_failed(self, failed: Failed) -> None:
+        """The supervisor's word on an engine's death: why, and who was aboard."""
+        engine = self._connections.get((failed.device, failed.number))
+        if engine is None:
+            return
+        engine.failed = failed
+        if engine.closed:  # otherwise its stream may still hold answers: wait for the end
+            self._replay(engine)
+
+    def _replay(self, engine: EngineConnection) -> None:
+        """Send everything that a dead engine has not answered to another."""
+        del self._connections[engine.key]
+        if not engine.pending or not engine.failed:
+            return
+        cause, aboard = engine.failed.cause, set(engine.failed.aboard)
+        log.warning("replaying", device=engine.generation.device, cause=cause, requests=len(engine.pending))
+        for pending in list(engine.pending.values()):
+            engine.release(pending.frame.id)
+            if pending.frame.id in aboard:
+                self._blame(pending, cause)
+            if not pending.future.done():
+                self._metrics.replayed.labels(pending.frame.model).inc()
+                self._dispatch(pending)
+
+    @staticmethod
+    def _blame(pending: Pending, cause: str) -> None:
+        """A strike sends a request alone next time; a second one, alone, ends it."""
+        pending.kills += cause == "SIGKILL"
+        if cause not in CRASHES and pending.kills < KILLS_FOR_A_STRIKE:
+            return
+        if pending.frame.alone:
+            words = f"The model's process died twice of this input ({cause}), the second time with it alone."
+            pending.future.set_exception(InputCrashesModel(words))
+            return
+        pending.frame = _alone(pending.frame)
+
+    def close(self) -> None:
+        """Let every engine go: this front end needs nothing more."""
+        for engine in list(self._engines.values()):
+            engine.retire()
+
+
+def _alone(frame: Infer) -> Infer:
+    return Infer(frame.id, frame.model, frame.count, frame.top_k, frame.deadline, True, frame.pixels)

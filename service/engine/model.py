@@ -1,0 +1,133 @@
+"""A frozen model on its device: the function that answers requests, and what it needs to be fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import torch
+from torch import Tensor
+
+from service.engine.batcher import ladder
+from service.engine.wire import ModelState
+from service.errors import ModelOutputInvalid
+from service.loader.card import Card
+from service.loader.load import LoadedModel
+from service.loader.proof import Report, prove
+
+#: Cap of a batch until somebody measures: beyond it a CPU's cache is the limit, a GPU's return diminishes.
+DEFAULT_CAP = {"cpu": 8, "cuda": 32}
+
+_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+class ServedModel:
+    """One model of one engine. Only the worker thread touches it.
+
+    Attributes:
+        cap: the largest batch, in examples.
+        sizes: the ladder of batch sizes up to the cap.
+        memory_format: `contiguous_format` or `channels_last`, whichever measured faster.
+    """
+
+    def __init__(self, loaded: LoadedModel, card: Card, device: torch.device) -> None:
+        self.loaded = loaded
+        self.cap = card.batching.max_batch_size or DEFAULT_CAP[device.type]
+        self.sizes = ladder(self.cap)
+        self.memory_format = "contiguous_format"
+        self._card = card
+        self._device = device
+        self._module = loaded.module.to(device)
+        self._mean = torch.tensor(loaded.input.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(loaded.input.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        crop = loaded.input.crop
+        pinned = device.type == "cuda"  # only from pinned memory can a copy run beside the host
+        self._staging = torch.zeros((self.cap, 3, crop, crop), dtype=torch.uint8, pin_memory=pinned)
+        self._staging_bytes = self._staging.numpy().reshape(-1).data
+
+    def collate(self, parts: Iterable[memoryview]) -> Tensor:
+        """Examples side by side in the staging buffer: `(N, 3, H, W) uint8` on the CPU, valid until the next call."""
+        end = 0
+        for part in parts:
+            start, end = end, end + len(part)
+            self._staging_bytes[start:end] = part
+        return self._staging[: end // self._staging[0].numel()]
+
+    def run_batch(self, pixels: Tensor) -> Tensor:
+        """Normalise and forward a whole batch on the device.
+
+        Args:
+            pixels: `(N, 3, H, W) uint8`; N is on the ladder.
+
+        Returns:
+            Logits `(N, classes)` on the device.
+
+        Raises:
+            ModelOutputInvalid: the model did not give one row of class scores for each input.
+        """
+        moved = pixels.to(self._device, non_blocking=True)
+        images = moved.to(torch.float32, memory_format=_FORMATS[self.memory_format])
+        logits = self._module(images.sub_(self._mean).div_(self._std))
+        if not isinstance(logits, Tensor) or logits.shape != (len(pixels), self.loaded.classes):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            wanted = (len(pixels), self.loaded.classes)
+            raise ModelOutputInvalid(f"The model returned {got} for {len(pixels)} inputs; it must return {wanted}.")
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()  # else a forward's time is the time to launch it
+        return logits
+
+    def settle_memory_format(self, known: str | None) -> None:
+        """Lay the weights out as measures faster here; `known` is what an earlier measurement found.
+
+        Called outside inference mode, so that the weights stay normal tensors. Nothing has a fixed winner:
+        channels_last triples EfficientNet-Lite0 on AVX-512 and slows other models down.
+        """
+        if known is None:
+            seconds = {}
+            for name in _FORMATS:
+                self._lay_out(name)
+                seconds[name] = self._time_forward()
+            known = min(seconds, key=lambda name: seconds[name])
+        self._lay_out(known)
+
+    def _lay_out(self, name: str) -> None:
+        self.memory_format = name
+        self._module.to(memory_format=_FORMATS[name])
+
+    def _time_forward(self) -> float:
+        """Seconds of the best of three forwards at the cap, after one that is not counted."""
+        with torch.inference_mode():
+            self.run_batch(self._staging)
+            return min(self._timed_forward() for _ in range(3))
+
+    def _timed_forward(self) -> float:
+        began = time.perf_counter()
+        self.run_batch(self._staging)
+        return time.perf_counter() - began
+
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        """Run each size twice, so that no request pays for a primitive or a kernel made on first use."""
+        for size in sizes:
+            for _ in range(2):
+                self.run_batch(self._staging[:size])
+
+    def check(self) -> Report:
+        """The self-check, through `run_batch`, in the calling thread and its mode."""
+        return prove(self.run_batch, self._module, self._staging[:1])
+
+    def state(self, base: ModelState, rules: list[tuple[str, bool, str]] | None = None) -> ModelState:
+        """What front ends are told of this model; name, state and detail are `base`'s."""
+        loaded = self.loaded
+        return msgspec.structs.replace(
+            base,
+            version=loaded.version,
+            seal=loaded.seal,
+            input=loaded.input.model_dump(),
+            labels=loaded.labels,
+            batch_sizes=self.sizes,
+            memory_format=self.memory_format,
+            memory_bytes=loaded.memory,
+            card=self._card.model_dump(mode="json", exclude_none=True),
+            rules=rules or [],
+        )

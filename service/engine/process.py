@@ -1,0 +1,129 @@
+"""The engine process: sockets in, sockets out. Its event loop moves frames; its worker thread runs models."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+
+import structlog
+import torch
+
+from service.child import Control, begin_child, run_loop
+from service.engine.aboard import Aboard
+from service.engine.batcher import Request
+from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol, Infer, ModelState, Ready
+from service.engine.worker import Answer, Job, Worker
+from service.errors import NotReady, Unprocessable
+from service.launch import EngineSpec
+from service.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+def main(control: socket.socket, spec: EngineSpec) -> None:
+    """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor."""
+    begin_child(f"engine {spec.device}", spec.settings)
+    run_loop(Engine(spec).serve(control))
+
+
+class FrontEndConnection(FrameProtocol):
+    """One front end. Its requests are known by their ids, which no two front ends share."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+        self.waiting: set[int] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._engine.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._engine.lost(self)
+
+    def frame_received(self, frame: AnyFrame) -> None:
+        if isinstance(frame, Infer):
+            self._engine.accept(frame, self)
+        elif isinstance(frame, Cancel):
+            self._engine.worker.cancel(frame.id)
+
+
+class Engine:
+    """The live state of the process: its worker and the front ends connected to it."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self.connections: set[FrontEndConnection] = set()
+        self._example_bytes: dict[str, int] = {}
+        self._drained = asyncio.Event()
+        self._draining = False
+        self.metrics = Metrics(spec.role, spec.metrics)
+
+    async def serve(self, control_socket: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        control = await Control.open(control_socket, self._control_frame)
+        states: asyncio.Future[list[ModelState]] = loop.create_future()
+        self.worker = Worker(
+            self._spec.folders,
+            torch.device(self._spec.device),
+            self._spec.threads,
+            self._spec.memory_formats,
+            Aboard(self._spec.aboard),
+            self.metrics,
+            ready=lambda found: loop.call_soon_threadsafe(states.set_result, found),
+            deliver=lambda answers: loop.call_soon_threadsafe(self._deliver, answers),
+        )
+        self.worker.start()
+        models = await states
+        for model in models:
+            if model.state == "ready":
+                self._example_bytes[model.name] = 3 * model.input["crop"] ** 2
+        self._spec.socket.unlink(missing_ok=True)
+        server = await loop.create_unix_server(lambda: FrontEndConnection(self), str(self._spec.socket))
+        gc.collect()
+        gc.freeze()  # a full collection over torch's objects stalls every thread for 200 ms
+        control.send(Ready(self._spec.device, models))
+        await self._drained.wait()
+        server.close()
+        log.info("engine ends", device=self._spec.device, generation=self._spec.number)
+
+    def accept(self, frame: Infer, connection: FrontEndConnection) -> None:
+        """Queue a request, or say at once why not."""
+        size = self._example_bytes.get(frame.model)
+        if size is None:
+            detail = f"{frame.model} is not ready in this engine."
+            connection.send(Failure(frame.id, NotReady.name, detail))
+        elif len(frame.pixels) != size * frame.count:
+            detail = f"{len(frame.pixels)} bytes for {frame.count} examples of {size} bytes."
+            connection.send(Failure(frame.id, Unprocessable.name, detail))
+        else:
+            connection.waiting.add(frame.id)
+            request = Request(frame.id, frame.model, frame.count, frame.deadline, alone=frame.alone)
+            request.payload = Job(frame, connection)
+            self.worker.submit(request)
+
+    def lost(self, connection: FrontEndConnection) -> None:
+        """A front end has gone: nobody waits for its requests."""
+        self.connections.discard(connection)
+        for request_id in connection.waiting:
+            self.worker.cancel(request_id)
+        self._end_if_drained()
+
+    def _deliver(self, answers: list[Answer]) -> None:
+        for request, frame in answers:
+            connection: FrontEndConnection = request.payload.connection
+            if request.id in connection.waiting:
+                connection.waiting.discard(request.id)
+                connection.send(frame)
+
+    def _control_frame(self, frame: AnyFrame) -> None:
+        if isinstance(frame, Drain):
+            self._draining = True
+            asyncio.get_running_loop().call_later(frame.limit_seconds, self._drained.set)
+            self._end_if_drained()
+
+    def _end_if_drained(self) -> None:
+        """Front ends leave when they need nothing more, so the last to leave ends the engine."""
+        if self._draining and not self.connections:
+            self._drained.set()

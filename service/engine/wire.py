@@ -1,0 +1,206 @@
+"""The frames between processes: the only place that knows their bytes.
+
+A frame on the stream is a 4-byte little-endian length and that many bytes of msgpack: an array whose
+first element is the frame's kind. Tensor bytes travel inline. Nothing is ever unpickled.
+
+Two conversations use them. Front end and engine, over the engine's Unix socket: `Infer` and `Cancel` one
+way, `Result` and `Failure` the other. Supervisor and child, over the child's control socket: `Generation`,
+`Failed` and `Drain` to the child, `Ready` from an engine. The end of either stream is the news that
+the other side is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+_LENGTH = struct.Struct("<I")
+
+#: No frame is longer: a length beyond it is a broken stream, not a large request (bytes).
+MAX_FRAME_BYTES = 1 << 28
+
+
+class BrokenStreamError(Exception):
+    """The bytes are no frames: wrong length, no msgpack, or an unknown kind."""
+
+
+class Frame(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """One message. Subclasses are the whole vocabulary."""
+
+
+class Infer(Frame, frozen=True):
+    """Run `count` examples through a model.
+
+    `pixels` is `(count, 3, H, W) uint8`, C order. `deadline` is CLOCK_MONOTONIC seconds, the same clock in
+    every process of the machine. `alone` asks for a batch with nobody else in it.
+    """
+
+    id: int
+    model: str
+    count: int
+    top_k: int
+    deadline: float
+    alone: bool
+    pixels: bytes
+
+
+class Cancel(Frame, frozen=True):
+    """Nobody waits for this request any more."""
+
+    id: int
+
+
+class Result(Frame, frozen=True):
+    """The answer to an `Infer`: `probabilities` is `(count, k) float32`, `ids` is `(count, k) int32`.
+
+    `queue_seconds` is the wait of the request's last example, `forward_seconds` the time its batches took.
+    """
+
+    id: int
+    k: int
+    probabilities: bytes
+    ids: bytes
+    queue_seconds: float
+    forward_seconds: float
+
+
+class Failure(Frame, frozen=True):
+    """No answer: `error` is the name of a refusal in `service.errors`."""
+
+    id: int
+    error: str
+    detail: str
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """What a front end needs to know of one model in one generation, and what `/models/{m}` shows.
+
+    `state` is `loading`, `ready` or `failed`; `detail` says why it failed. `input` is the card's, resolved.
+    `rules` is the self-check's report: `(rule, passed, detail)`.
+    """
+
+    name: str
+    state: str
+    required: bool = True
+    detail: str = ""
+    version: str = ""
+    seal: str = ""
+    task: str = "classification"
+    input: dict[str, Any] = {}
+    labels: list[str] = []
+    batch_sizes: list[int] = []
+    memory_format: str = ""
+    memory_bytes: dict[str, int] = {}
+    card: dict[str, Any] = {}
+    rules: list[tuple[str, bool, str]] = []
+
+
+class Ready(Frame, frozen=True):
+    """An engine has loaded and checked every model of its folder, and listens."""
+
+    device: str
+    models: list[ModelState]
+
+
+class Generation(Frame, frozen=True):
+    """Turn to this engine for `device`: its socket, and what it serves."""
+
+    device: str
+    number: int
+    socket: str
+    models: list[ModelState]
+
+
+class Failed(Frame, frozen=True):
+    """An engine died. `cause` is a signal's name or `exit N`; `aboard` are the ids that were in its forward."""
+
+    device: str
+    number: int
+    cause: str
+    aboard: list[int]
+
+
+class Drain(Frame, frozen=True):
+    """Finish what is accepted and end. The front end goes on answering for `delay_seconds` first."""
+
+    delay_seconds: float
+    limit_seconds: float
+
+
+AnyFrame = Infer | Cancel | Result | Failure | Ready | Generation | Failed | Drain
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
+
+
+def encode(frame: Frame) -> bytes:
+    body = _encoder.encode(frame)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Turns a stream, split anywhere, back into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[AnyFrame]:
+        """Yield the frames that `data` completes.
+
+        Raises:
+            BrokenStreamError: the stream cannot be read any further.
+        """
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        try:
+            while len(buffer) - start >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(buffer, start)
+                if length > MAX_FRAME_BYTES:
+                    raise BrokenStreamError(f"a frame of {length} bytes; the most is {MAX_FRAME_BYTES}")
+                end = start + _LENGTH.size + length
+                if len(buffer) < end:
+                    break
+                with memoryview(buffer)[start + _LENGTH.size : end] as body:
+                    frame = _decode(body)
+                start = end
+                yield frame
+        finally:
+            del buffer[:start]
+
+
+def _decode(body: memoryview) -> AnyFrame:
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise BrokenStreamError(f"not a frame: {error}") from error
+
+
+class FrameProtocol(asyncio.Protocol):
+    """An asyncio connection that speaks frames; what they mean is the subclass's business."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._reader = FrameReader()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                self.frame_received(frame)
+        except BrokenStreamError:
+            self.transport.abort()
+
+    def frame_received(self, frame: AnyFrame) -> None:
+        raise NotImplementedError
+
+    def send(self, frame: Frame) -> None:
+        """Queue the frame; a connection that is closing drops it, and its end tells both sides."""
+        self.transport.write(encode(frame))

@@ -1,0 +1,238 @@
+"""The one thread that runs models: it loads and freezes them, enters `inference_mode`, and serves.
+
+One thread, because each thread that runs multi-threaded torch operations gets an OpenMP team of its own.
+Loading comes before the mode, because weights then stay normal tensors whose `_version` still counts
+in-place changes. One mode from warm-up on, because what is built in another mode than the one that serves is
+built again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+import torch
+
+from service.engine.aboard import Aboard
+from service.engine.batcher import Batch, Batcher, Request
+from service.engine.model import ServedModel
+from service.engine.wire import Failure, Infer, ModelState, Result
+from service.errors import ConfigurationError, DeadlineExceeded, ModelFailed, Refusal
+from service.loader.load import load
+from service.loader.repository import ModelFolder
+from service.metrics import Metrics
+from service.tasks.classification import best_classes
+
+if TYPE_CHECKING:
+    from service.engine.process import FrontEndConnection
+
+log = structlog.get_logger()
+
+Answer = tuple[Request, Result | Failure]
+
+
+@dataclass(slots=True)
+class Job:
+    """What a request carries through the batcher: its frame, who asked, and its answer as it grows."""
+
+    frame: Infer
+    connection: FrontEndConnection
+    probabilities: list[bytes] = field(default_factory=list)
+    ids: list[bytes] = field(default_factory=list)
+    done: int = 0
+    queue_seconds: float = 0.0
+    forward_seconds: float = 0.0
+
+
+class Worker(threading.Thread):
+    """Runs until its process ends.
+
+    Args:
+        folders: the models to load, in order.
+        device: where they run.
+        threads: intra-op threads of this thread.
+        memory_formats: by version, what an earlier engine of this server measured; it saves measuring again.
+        aboard: where the ids in the current forward are written.
+        ready: called once, from this thread, with every model's state.
+        deliver: called once a batch, from this thread, with the answers that are complete.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[ModelFolder],
+        device: torch.device,
+        threads: int,
+        memory_formats: dict[str, str],
+        aboard: Aboard,
+        metrics: Metrics,
+        ready: Callable[[list[ModelState]], object],
+        deliver: Callable[[list[Answer]], object],
+    ) -> None:
+        super().__init__(name="worker", daemon=True)
+        self._folders = folders
+        self._device = device
+        self._threads = threads
+        self._memory_formats = memory_formats
+        self._aboard = aboard
+        self._metrics = metrics
+        self._ready = ready
+        self._deliver = deliver
+        self._wake = threading.Condition()
+        self._models: dict[str, ServedModel] = {}
+        self._batcher = Batcher({})
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; from the event loop's thread.
+
+        Raises:
+            KeyError: the model is not served here.
+        """
+        with self._wake:
+            self._batcher.add(request, time.monotonic())
+            self._wake.notify()
+
+    def cancel(self, request_id: int) -> None:
+        with self._wake:
+            self._batcher.cancel(request_id)
+
+    def run(self) -> None:
+        torch.set_num_threads(self._threads)
+        states = [self._load(folder) for folder in self._folders]
+        with torch.inference_mode():
+            states = [self._prepare(state) for state in states]
+            with self._wake:
+                self._batcher = Batcher({name: model.cap for name, model in self._models.items()})
+            self._ready(states)
+            while True:
+                self._step()
+
+    def _load(self, folder: ModelFolder) -> ModelState:
+        state = ModelState(folder.name, "loading", required=folder.card.required)
+        try:
+            model = ServedModel(load(folder), folder.card, self._device)
+            model.settle_memory_format(self._memory_formats.get(model.loaded.version))
+        except (ConfigurationError, RuntimeError, OSError) as error:
+            return self._failed(state, str(error))
+        self._models[folder.name] = model
+        return model.state(state)
+
+    def _prepare(self, state: ModelState) -> ModelState:
+        """Warm up and check a loaded model through the function that answers requests."""
+        model = self._models.get(state.name)
+        if model is None:
+            return state
+        known = model.loaded.version in self._memory_formats
+        try:
+            model.warm_up([1, model.cap] if known else model.sizes)
+            report = model.check()
+        except RuntimeError as error:
+            del self._models[state.name]
+            return self._failed(state, f"warming up: {error}")
+        self._metrics.self_check_passed.labels(state.name).set(report.passed)
+        rules = [(rule.rule, rule.passed, rule.detail) for rule in report.rules]
+        if not report.passed:
+            del self._models[state.name]
+            broken = "; ".join(f"{rule}: {detail}" for rule, passed, detail in rules if not passed)
+            return model.state(self._failed(state, f"the self-check failed: {broken}"), rules)
+        for kind, size in model.loaded.memory.items():
+            self._metrics.model_memory.labels(state.name, kind).set(size)
+        self._metrics.model_info.labels(state.name, model.loaded.version, "classification", str(self._device)).set(1)
+        return model.state(ModelState(state.name, "ready", required=state.required), rules)
+
+    def _failed(self, state: ModelState, detail: str) -> ModelState:
+        log.error("model failed", model=state.name, detail=detail)
+        return ModelState(state.name, "failed", required=state.required, detail=detail)
+
+    def _step(self) -> None:
+        """Wait for work, drop what nobody waits for, run one batch, hand the answers over."""
+        batch, dropped = self._next_batch()
+        late = DeadlineExceeded.name
+        answers: list[Answer] = [(r, Failure(r.id, late, "The deadline passed in the queue.")) for r in dropped]
+        if batch:
+            answers += self._run(batch)
+        self._deliver(answers)
+
+    def _next_batch(self) -> tuple[Batch | None, list[Request]]:
+        with self._wake:
+            while not len(self._batcher):
+                self._wake.wait()
+            dropped = self._batcher.drop_gone(time.monotonic())
+            batch = self._batcher.take()
+            for name in self._models:
+                self._metrics.queue_depth.labels(name).set(self._batcher.depth(name))
+            return batch, dropped
+
+    def _run(self, batch: Batch) -> list[Answer]:
+        """Answers of every request that this batch completes; a failure answers all that were aboard."""
+        self._aboard.board([part.request.id for part in batch.parts])
+        try:
+            return self._forward(batch)
+        except Refusal as refusal:
+            return self._fail(batch, refusal.name, refusal.detail)
+        except Exception as error:
+            log.exception("forward failed", model=batch.model, examples=batch.size)
+            return self._fail(batch, ModelFailed.name, f"The model's forward raised {type(error).__name__}.")
+        finally:
+            self._aboard.clear()
+
+    def _forward(self, batch: Batch) -> list[Answer]:
+        model = self._models[batch.model]
+        began = time.monotonic()
+        pixels = model.collate(part_pixels(part.request, part.start, part.stop) for part in batch.parts)
+        collated = time.monotonic()
+        logits = model.run_batch(pixels)
+        forwarded = time.monotonic()
+        top_k = max(part.request.payload.frame.top_k for part in batch.parts)
+        probabilities, ids = (rows.numpy() for rows in best_classes(logits, top_k))
+        finished = time.monotonic()
+
+        stage = self._metrics.stage_duration
+        stage.labels(batch.model, "collate").observe(collated - began)
+        stage.labels(batch.model, "forward").observe(forwarded - collated)
+        stage.labels(batch.model, "postprocess").observe(finished - forwarded)
+        self._metrics.batch_size.labels(batch.model).observe(batch.size)
+
+        answers: list[Answer] = []
+        row = 0
+        for part in batch.parts:
+            job: Job = part.request.payload
+            rows = slice(row, row + part.stop - part.start)
+            row = rows.stop
+            k = min(job.frame.top_k, probabilities.shape[1])
+            job.probabilities.append(probabilities[rows, :k].tobytes())
+            job.ids.append(ids[rows, :k].tobytes())
+            job.done += part.stop - part.start
+            job.forward_seconds += finished - collated
+            if job.done == part.request.count:
+                job.queue_seconds = began - part.request.added
+                stage.labels(batch.model, "queue").observe(job.queue_seconds)
+                answers.append((part.request, _result(job, k)))
+        return answers
+
+    def _fail(self, batch: Batch, error: str, detail: str) -> list[Answer]:
+        with self._wake:
+            for part in batch.parts:
+                self._batcher.cancel(part.request.id)
+        return [(part.request, Failure(part.request.id, error, detail)) for part in batch.parts]
+
+
+def part_pixels(request: Request, start: int, stop: int) -> memoryview:
+    """The bytes of examples `start` to `stop` of a request, without a copy."""
+    frame: Infer = request.payload.frame
+    size = len(frame.pixels) // frame.count
+    return memoryview(frame.pixels)[start * size : stop * size]
+
+
+def _result(job: Job, k: int) -> Result:
+    return Result(
+        id=job.frame.id,
+        k=k,
+        probabilities=b"".join(job.probabilities),
+        ids=b"".join(job.ids),
+        queue_seconds=job.queue_seconds,
+        forward_seconds=job.forward_seconds,
+    )

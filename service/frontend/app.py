@@ -1,0 +1,178 @@
+"""The front-end process: its application, and its life from the first connection to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import math
+import socket
+from collections.abc import Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import structlog
+import torch
+import uvicorn
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
+from starlette.requests import Request
+from starlette.responses import Response
+
+import service
+from service.child import Control, begin_child, run_loop
+from service.cores import usable_cores
+from service.engine.client import EngineClient
+from service.engine.wire import AnyFrame, Drain, Failed, Generation, ModelState
+from service.frontend import documentation
+from service.frontend.operations import operations
+from service.frontend.predict import Predictor
+from service.frontend.problems import Envelope, install_problem_handlers
+from service.launch import FrontEndSpec
+from service.metrics import Metrics
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+
+def main(control: socket.socket, listener: socket.socket, spec: FrontEndSpec) -> None:
+    """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor."""
+    begin_child(f"front end {spec.number}", spec.settings)
+    torch.set_num_threads(1)
+    run_loop(FrontEnd(spec).serve(control, listener))
+
+
+class FrontEnd:
+    """The live state of the process."""
+
+    def __init__(self, spec: FrontEndSpec) -> None:
+        self._spec = spec
+        self._settings = spec.settings
+        self.draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.metrics = Metrics(f"frontend-{spec.number}", spec.metrics)
+        self.metrics.announce_build(torch.__version__)
+        self.client = EngineClient(spec.number, self._settings.max_queued_examples, self.metrics)
+        for name, required in spec.models.items():
+            self.client.models[name] = ModelState(name, "loading", required=required)
+
+    async def serve(self, control: socket.socket, listener: socket.socket) -> None:
+        decode_threads = self._settings.decode_threads or usable_cores()
+        pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
+        predictor = Predictor(self.client, self._spec.default_model, pool, self._settings, self.metrics)
+        app = Envelope(self._app(predictor), lambda: self.draining)
+        self._server = Server(_uvicorn_config(app, self._settings))
+        await Control.open(control, self._control_frame)
+        gc.collect()
+        gc.freeze()  # a full collection over torch's objects stalls every request for 200 ms
+        await self._server.serve(sockets=[listener])
+        self.client.close()
+        log.info("front end ends", number=self._spec.number)
+
+    def _app(self, predictor: Predictor) -> FastAPI:
+        app = FastAPIOffline(
+            title="Gradless",
+            version=service.__version__,
+            description=documentation.DESCRIPTION,
+            root_path=self._settings.root_path,
+        )
+
+        async def predict(request: Request) -> Response:
+            return await predictor.answer(request, None)
+
+        async def predict_with(request: Request, model: str) -> Response:
+            return await predictor.answer(request, model)
+
+        app.post("/predict", **documentation.PREDICT)(predict)
+        app.post("/models/{model}/predict", **documentation.PREDICT)(predict_with)
+        app.include_router(operations(self.client, lambda: self.draining, self._spec.metrics))
+        install_problem_handlers(app)
+        if self._settings.cors_origins:
+            app.add_middleware(
+                CORSMiddleware,
+                allow_origins=self._settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+            )
+        return app
+
+    def _control_frame(self, frame: AnyFrame) -> None:
+        if isinstance(frame, Generation):
+            self._spawn(self._turn_to(frame))
+        elif isinstance(frame, Failed):
+            self.client.engine_failed(frame)
+        elif isinstance(frame, Drain):
+            self._spawn(self._drain(frame))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _turn_to(self, generation: Generation) -> None:
+        try:
+            await self.client.turn_to(generation)
+        except OSError as error:  # it died in between: the supervisor says so, and sends another
+            log.warning("engine unreachable", device=generation.device, error=str(error))
+
+    async def _drain(self, drain: Drain) -> None:
+        """Answer on until balancers have noticed, then close the door and finish what is inside."""
+        self.draining = True
+        await asyncio.sleep(drain.delay_seconds)
+        self._server.config.timeout_graceful_shutdown = max(1, math.ceil(drain.limit_seconds))
+        self._server.should_exit = True
+
+
+class Server(uvicorn.Server):
+    """uvicorn under a supervisor: it takes no signals, and leaves no connection in the listener's backlog."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener, answer those who had connected before, then end as uvicorn does.
+
+        The kernel resets what waits in the backlog when the last copy of a listening socket closes.
+        """
+        copies = [listener.dup() for listener in sockets or []]
+        for server in self.servers:
+            server.close()
+        for copy in copies:
+            await self._accept_the_rest(copy)
+        await asyncio.sleep(0.1)  # the new ones' bytes are read before uvicorn closes what seems idle
+        await super().shutdown(sockets)
+
+    async def _accept_the_rest(self, listener: socket.socket) -> None:
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        waiting: list[socket.socket] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting.append(listener.accept()[0])
+        listener.close()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make = cast(Any, self.config.http_protocol_class)
+        protocol = make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return cast(asyncio.Protocol, protocol)
+
+
+def _uvicorn_config(app: Envelope, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=settings.access_log,
+        server_header=False,
+        timeout_graceful_shutdown=30,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
+    )

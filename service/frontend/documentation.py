@@ -1,0 +1,106 @@
+"""What /docs says of POST /predict: bodies, answers and refusals, with examples that work as they stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DESCRIPTION = """\
+Serves frozen PyTorch models, and proves at start-up that serving builds no gradient graph.
+
+    curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' localhost:8000/predict
+"""
+
+_PIXELS = {"instances": [[[[250, 200, 0], [250, 200, 0]], [[20, 90, 20], [20, 90, 20]]]]}
+#: A complete 1 x 1 PNG.
+_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+
+_ANSWER = {
+    "model": "efficientnet_lite0",
+    "version": "0123456789ab",
+    "predictions": [{"classes": [{"id": 985, "label": "daisy", "probability": 0.9737}]}],
+}
+_PROBLEM = {
+    "type": "urn:gradless:problem:unprocessable",
+    "title": "The input cannot be used",
+    "status": 422,
+    "detail": "Not a picture: the bytes are no JPEG, PNG, GIF or WebP file.",
+    "request_id": "5f0c6b1f0a6d4f0f9a52d7f2d3a0c7d1",
+}
+_REFUSALS = {
+    400: "The request is malformed: an empty body, broken JSON or multipart, a header that is no number.",
+    404: "There is no such model.",
+    408: "The body was not complete in time.",
+    413: "Too many bytes, pixels or pictures.",
+    415: "The content type is none of those served.",
+    422: "Not a picture, a broken one, or numbers of the wrong shape; of several, the first bad one is named.",
+    500: "The model failed.",
+    503: "Overloaded, draining or not ready; Retry-After says when to come back, in seconds.",
+    504: "The deadline (X-Timeout-Ms) passed.",
+}
+
+
+def _parameter(name: str, place: str, words: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": False, "description": words, "schema": schema}
+
+
+_BINARY = {"type": "string", "format": "binary"}
+_FILES = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}, "required": ["file"]}
+_PIXEL = {"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "integer", "minimum": 0, "maximum": 255}}
+_ROWS = {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": _PIXEL}}
+_BASE64 = {
+    "type": "object",
+    "properties": {"b64": {"type": "string", "format": "byte"}},
+    "required": ["b64"],
+    "additionalProperties": False,
+}
+_JSON = {
+    "type": "object",
+    "properties": {"instances": {"type": "array", "minItems": 1, "items": {"anyOf": [_BASE64, _ROWS]}}},
+    "required": ["instances"],
+    "additionalProperties": False,
+}
+_BODY = {
+    "required": True,
+    "description": "One picture as raw bytes, several as files, or JSON.",
+    "content": {
+        "image/*": {"schema": _BINARY},
+        "application/octet-stream": {"schema": _BINARY},
+        "multipart/form-data": {"schema": _FILES},
+        "application/json": {
+            "schema": _JSON,
+            "examples": {
+                "pixels": {"summary": "numbers (H, W, 3), RGB, 0 to 255", "value": _PIXELS},
+                "base64": {"summary": "a picture file in base64", "value": {"instances": [{"b64": _PNG}]}},
+            },
+        },
+    },
+}
+
+
+def _problem(words: str) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {name: {} for name in _PROBLEM}, "required": list(_PROBLEM)}
+    return {"description": words, "content": {"application/problem+json": {"schema": schema, "example": _PROBLEM}}}
+
+
+#: Keyword arguments of the two /predict routes.
+PREDICT: dict[str, Any] = {
+    "tags": ["predict"],
+    "summary": "The classes of one or more pictures",
+    "responses": {
+        200: {
+            "description": "One prediction a picture.",
+            "content": {"application/json": {"example": _ANSWER}},
+        },
+        **{status: _problem(words) for status, words in _REFUSALS.items()},
+    },
+    "openapi_extra": {
+        "parameters": [
+            _parameter(
+                "top_k", "query", "How many classes.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 5}
+            ),
+            _parameter("X-Timeout-Ms", "header", "Deadline in milliseconds.", {"type": "integer", "minimum": 1}),
+            _parameter("X-Request-Id", "header", "Comes back in the answer and the log.", {"type": "string"}),
+        ],
+        "requestBody": _BODY,
+    },
+}

@@ -1,0 +1,100 @@
+"""What an operator asks: health, the models, their proofs, the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from starlette.responses import RedirectResponse, Response
+
+from service.engine.client import EngineClient
+from service.engine.wire import ModelState
+from service.errors import ModelNotFound
+from service.metrics import render
+
+
+def operations(client: EngineClient, is_draining: Callable[[], bool], metrics_folder: Path) -> APIRouter:
+    """The routes beside /predict."""
+    router = APIRouter(tags=["operations"])
+
+    def found(name: str) -> ModelState:
+        if state := client.models.get(name):
+            return state
+        raise ModelNotFound(f"There is no model {name[:80]!r}; there are: {', '.join(sorted(client.models))}.")
+
+    @router.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return RedirectResponse("docs")
+
+    @router.get("/health/live", summary="The process answers")
+    async def live() -> Response:
+        return _json({"status": "live"})
+
+    @router.get("/health/ready", summary="Every required model can answer now", responses={503: {}})
+    async def ready() -> Response:
+        reasons = ["draining"] if is_draining() else unready(client)
+        return _json({"status": "not ready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
+
+    @router.get("/models", summary="What is served")
+    async def models() -> Response:
+        return _json({"models": [_summary(client, state) for state in client.models.values()]})
+
+    @router.get("/models/{model}", summary="One model: its version, card, input and memory")
+    async def one_model(model: str) -> Response:
+        state = found(model)
+        card = {key: state.card[key] for key in state.card if key not in ("labels", "input")}
+        return _json(
+            _summary(client, state)
+            | {
+                "detail": state.detail,
+                "seal": state.seal,
+                "input": state.input,
+                "classes": len(state.labels),
+                "batch_sizes": state.batch_sizes,
+                "memory_format": state.memory_format,
+                "memory_bytes": state.memory_bytes,
+                "card": card,
+            }
+        )
+
+    @router.get("/models/{model}/proof", summary="The self-check: each rule, and what it saw")
+    async def proof(model: str) -> Response:
+        state = found(model)
+        rules = [{"rule": rule, "passed": passed, "detail": detail} for rule, passed, detail in state.rules]
+        passed = bool(rules) and all(rule["passed"] for rule in rules)
+        return _json({"model": model, "version": state.version, "passed": passed, "rules": rules})
+
+    @router.get("/metrics", summary="Prometheus metrics of every process of this server")
+    def metrics() -> Response:  # no coroutine: reading the files must not hold up the event loop
+        text, content_type = render(metrics_folder)
+        return Response(text, headers={"Content-Type": content_type})
+
+    return router
+
+
+def unready(client: EngineClient) -> list[str]:
+    """Why the server is not ready: each required model that cannot answer now."""
+    reasons = []
+    for state in client.models.values():
+        if state.required and not (state.state == "ready" and client.is_up(state.name)):
+            why = state.detail or ("its engine is being replaced" if state.state == "ready" else state.state)
+            reasons.append(f"{state.name}: {why}")
+    return reasons
+
+
+def _summary(client: EngineClient, state: ModelState) -> dict[str, Any]:
+    waiting = state.state == "ready" and not client.is_up(state.name)
+    return {
+        "name": state.name,
+        "version": state.version,
+        "state": "restarting" if waiting else state.state,
+        "task": state.task,
+        "required": state.required,
+    }
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

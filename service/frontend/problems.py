@@ -1,0 +1,78 @@
+"""What every response has: a request id; and what a refusal looks like: `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+
+import msgspec
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import Malformed, MethodNotAllowed, NotFound, Refusal
+
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class Envelope:
+    """Gives each response its `X-Request-Id` and, while draining, `Connection: close`.
+
+    A client's own id is echoed where it is harmless in a header and a log; otherwise one is made.
+    """
+
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._is_draining = is_draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        stated = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = stated.decode() if _SAFE_ID.fullmatch(stated) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                headers["X-Request-Id"] = request_id
+                if self._is_draining():
+                    headers["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def problem(request: Request, refusal: Refusal) -> Response:
+    """The response to a refused request."""
+    fields = {
+        "type": f"urn:gradless:problem:{refusal.name}",
+        "title": refusal.title,
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "request_id": request.state.request_id,
+    }
+    return Response(msgspec.json.encode(fields), refusal.status, refusal.headers, media_type="application/problem+json")
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Every error leaves as a problem, those of the framework and those nobody thought of included."""
+
+    async def refused(request: Request, error: Exception) -> Response:
+        return problem(request, error if isinstance(error, Refusal) else Refusal("The server failed; see its log."))
+
+    async def framework(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        words = f"{request.method} {request.url.path[:200]}: {HTTPStatus(status).phrase}; the paths are in /docs."
+        known: dict[int, type[Refusal]] = {404: NotFound, 405: MethodNotAllowed}
+        return problem(request, known.get(status, Malformed)(words))
+
+    app.add_exception_handler(Refusal, refused)
+    app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(Exception, refused)

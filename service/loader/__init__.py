@@ -1,0 +1,1 @@
+"""From a folder in models/ to a frozen, sealed, checked callable."""

@@ -1,0 +1,79 @@
+"""Every metric, once.
+
+Several processes write them: prometheus_client's multiprocess mode, with the process's role as its
+identifier in place of the pid. A restarted engine goes on counting in its own file, so counters never fall
+and the folder does not grow. A role has one live process at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+import service
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Metrics:
+    """The metrics of one process, kept in `folder` under the process's `role`.
+
+    Roles hold no underscore: the library cuts file names there. Gauges of an earlier process of the same
+    role are dropped (a gauge must not speak for the dead); its counters and histograms go on.
+    """
+
+    def __init__(self, role: str, folder: Path) -> None:
+        if "_" in role:
+            raise ValueError(f"role {role!r} holds an underscore, at which prometheus_client cuts file names")
+        for stale in folder.glob(f"gauge_*_{role}.db"):
+            stale.unlink()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        values.ValueClass = values.MultiProcessValue(process_identifier=lambda: role)  # type: ignore[no-untyped-call]
+        registry = CollectorRegistry()  # values are read from the files; this one only keeps names unique
+
+        def counter(name: str, words: str, *labels: str) -> Counter:
+            return Counter(f"gradless_{name}", words, labels, registry=registry)
+
+        def gauge(name: str, words: str, *labels: str) -> Gauge:
+            return Gauge(f"gradless_{name}", words, labels, registry=registry, multiprocess_mode="livesum")
+
+        def latest(name: str, words: str, *labels: str) -> Gauge:
+            return Gauge(f"gradless_{name}", words, labels, registry=registry, multiprocess_mode="livemostrecent")
+
+        def seconds(name: str, words: str, *labels: str) -> Histogram:
+            return Histogram(f"gradless_{name}", words, labels, registry=registry, buckets=_SECONDS)
+
+        self.requests = counter("requests", "Requests answered.", "model", "protocol", "status")
+        self.request_duration = seconds("request_duration_seconds", "From first byte to answer.", "model")
+        self.stage_duration = seconds("stage_duration_seconds", "Time in each stage.", "model", "stage")
+        self.batch_size = Histogram(
+            "gradless_batch_size", "Examples in a forward.", ("model",), registry=registry, buckets=_SIZES
+        )
+        self.queue_depth = gauge("queue_depth", "Examples that wait for the device.", "model")
+        self.in_flight = gauge("requests_in_flight", "Requests accepted and not yet answered.", "model")
+        self.rejected = counter("rejected", "Requests refused.", "model", "reason")
+        self.replayed = counter("replayed_requests", "Requests sent again after an engine's death.", "model")
+        self.engine_restarts = counter("engine_restarts", "Engines replaced.", "device", "reason")
+        self.engine_up = gauge("engine_up", "1 while a ready engine serves the device.", "device")
+        self.self_check_passed = latest("self_check_passed", "1 when the model passed its self-check.", "model")
+        self.model_memory = latest("model_memory_bytes", "Memory that the model holds.", "model", "kind")
+        self.process_memory = gauge("process_memory_bytes", "Memory by role of process.", "role", "kind")
+        self.device_memory = latest("device_memory_bytes", "Memory of torch's allocator.", "device", "kind")
+        self.model_info = latest("model_info", "What is served.", "model", "version", "task", "device")
+        self.build_info = latest("build_info", "What is running.", "version", "torch", "python")
+
+    def announce_build(self, torch_version: str) -> None:
+        self.build_info.labels(service.__version__, torch_version, platform.python_version()).set(1)
+
+
+def render(folder: Path) -> tuple[bytes, str]:
+    """The metrics of every process of this server, as text, and its content type."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    return generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST

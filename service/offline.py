@@ -1,0 +1,129 @@
+"""Classify files in this process: the same loader, the same decoder, the same `run_batch`, no server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from service.cores import usable_cores
+from service.engine.model import ServedModel
+from service.errors import ConfigurationError, Refusal
+from service.loader.load import load
+from service.loader.repository import choose_default, find_models
+from service.settings import Settings
+from service.tasks.classification import ImageDecoder, best_classes
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp"}
+
+
+@dataclass
+class FilePrediction:
+    """One file: its classes as `(id, label, probability)`, or why there are none."""
+
+    source: str
+    classes: list[tuple[int, str, float]] = field(default_factory=list)
+    error: str = ""
+
+
+@dataclass
+class Outcome:
+    model: str
+    version: str
+    predictions: list[FilePrediction]
+
+    @property
+    def failures(self) -> int:
+        return sum(bool(prediction.error) for prediction in self.predictions)
+
+
+def predict_files(sources: list[str], model: str | None, top_k: int, settings: Settings) -> Outcome:
+    """Classes of every picture named, in order; a folder gives its pictures by name.
+
+    Raises:
+        ConfigurationError: no such file or model, or a model that fails its self-check.
+    """
+    files = find_pictures(sources)
+    folders = find_models(settings.models)
+    folder = folders[choose_default(folders, model or settings.default_model)]
+    device = torch.device("cuda" if settings.device == "auto" and torch.cuda.is_available() else _plain(settings))
+    loaded = load(folder)
+    served = ServedModel(loaded, folder.card, device)
+    served.settle_memory_format("channels_last" if len(files) == 1 else None)
+    decoder = ImageDecoder(loaded.input, settings.max_pixels)
+    torch.set_num_threads(settings.threads or usable_cores())
+    with torch.inference_mode():
+        report = served.check()
+        if not report.passed:
+            broken = "; ".join(f"{rule.rule}: {rule.detail}" for rule in report.rules if not rule.passed)
+            raise ConfigurationError.at(folder.path, "self-check", broken, "mend the model's code")
+        predictions = list(_predict_all(files, served, decoder, top_k))
+    return Outcome(folder.name, loaded.version, predictions)
+
+
+def find_pictures(sources: list[str]) -> list[str]:
+    """The files that the arguments mean.
+
+    Raises:
+        ConfigurationError: one is not there, or a folder holds no picture; all such at once.
+    """
+    files: list[str] = []
+    problems = []
+    for source in sources:
+        path = Path(source)
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if source != "-" and not path.exists():
+            problems.append(f"{source}: there is no such file; name a picture, a folder, or - for standard input")
+        if not inside:
+            problems.append(f"{source}: no picture in this folder; it needs files that end in {', '.join(SUFFIXES)}")
+        files += map(str, inside)
+    if problems:
+        raise ConfigurationError(problems)
+    return files
+
+
+def _predict_all(files: list[str], served: ServedModel, decoder: ImageDecoder, top_k: int) -> Iterator[FilePrediction]:
+    with ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        decoded = pool.map(lambda source: _decode(decoder, source), files)
+        hidden = len(files) == 1 or not sys.stderr.isatty()
+        progress = track(decoded, "Predicting", len(files), console=Console(stderr=True), disable=hidden)
+        pairs = zip(files, progress, strict=True)
+        while batch := list(islice(pairs, served.cap)):
+            yield from _predict_batch(batch, served, top_k)
+
+
+def _decode(decoder: ImageDecoder, source: str) -> Tensor | str:
+    """The input tensor, or why there is none."""
+    try:
+        return decoder.decode(sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes())
+    except Refusal as refusal:
+        return refusal.detail
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _predict_batch(batch: list[tuple[str, Tensor | str]], served: ServedModel, top_k: int) -> Iterator[FilePrediction]:
+    tensors = [tensor for _, tensor in batch if isinstance(tensor, Tensor)]
+    rows: Iterator[tuple[list[float], list[int]]] = iter(())
+    if tensors:
+        probabilities, ids = best_classes(served.run_batch(torch.stack(tensors)), top_k)
+        rows = zip(probabilities.tolist(), ids.tolist(), strict=True)
+    for source, tensor in batch:
+        if isinstance(tensor, str):
+            yield FilePrediction(source, error=tensor)
+        else:
+            probability, class_ids = next(rows)
+            labels = [served.loaded.labels[i] for i in class_ids]
+            yield FilePrediction(source, list(zip(class_ids, labels, probability, strict=True)))
+
+
+def _plain(settings: Settings) -> str:
+    return "cpu" if settings.device == "auto" else settings.device.split(",")[0]

@@ -1,0 +1,145 @@
+"""Child processes through multiprocessing's fork server: started in milliseconds, watched by pidfd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import socket
+import sys
+import types
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from service.engine.wire import AnyFrame, Frame, FrameProtocol
+
+_context = multiprocessing.get_context("forkserver")
+
+
+class ForkServer:
+    """Starts children; is started again when it dies.
+
+    All of it happens in one thread of its own: starting waits for the fork server, which takes seconds to
+    import torch, and the supervisor's event loop must not.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "fork server")
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's import would start threads, which no fork survives
+        _context.set_forkserver_preload(["service.preload"])
+        # A child imports the parent's main module again. Ours is the command line, which no child needs.
+        self._main_module = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+
+    async def ensure_running(self) -> None:
+        await self._in_thread(_ensure_running)
+
+    async def start(self, target: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
+        process = _context.Process(target=target, args=args)
+        await self._in_thread(process.start)
+        return process
+
+    @property
+    def pid(self) -> int:
+        """0 before it runs. multiprocessing tells nobody when it dies; its pid is all there is to watch."""
+        return multiprocessing.forkserver._forkserver._forkserver_pid or 0  # type: ignore[attr-defined]
+
+    def stop(self) -> None:
+        """End it; its children are none of its business any more."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    async def _in_thread(self, work: Callable[[], object]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _ensure_running() -> None:
+    """Start the fork server with SIGINT and SIGTERM held back until it ignores them itself."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
+async def wait_for_end(pid: int) -> None:
+    """Wait until the process has ended, whoever its parent is."""
+    if not pid:
+        return
+    loop = asyncio.get_running_loop()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+class Child:
+    """One child and the control socket to it.
+
+    Attributes:
+        name: as an operator reads it, such as `engine cpu`.
+        pid: 0 until it is started.
+    """
+
+    def __init__(self, name: str, received: Callable[[AnyFrame], None]) -> None:
+        self.name = name
+        self.pid = 0
+        self._received = received
+
+    async def start(self, server: ForkServer, target: Callable[..., None], *args: Any) -> None:
+        """Start `target(control, *args)`; the child's end of the control socket is its first argument."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await server.start(target, theirs, *args)
+        self.pid = self._process.pid or 0
+        loop = asyncio.get_running_loop()
+        _, self._control = await loop.create_unix_connection(lambda: _ControlEnd(self._received), sock=ours)
+
+    def send(self, frame: Frame) -> None:
+        self._control.send(frame)
+
+    def kill(self) -> None:
+        if self.pid:  # to the kernel, 0 would mean everybody in our group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    async def ended(self) -> str:
+        """Wait for its end; returns the cause: a signal's name, `exit N`, or `unknown`."""
+        await wait_for_end(self.pid)
+        # The fork server reaps it and tells why; a dead fork server cannot, and then nobody knows.
+        await asyncio.get_running_loop().run_in_executor(None, self._process.join, 1.0)
+        self._control.transport.close()
+        return _cause(self._process.exitcode)
+
+
+class _ControlEnd(FrameProtocol):
+    def __init__(self, received: Callable[[AnyFrame], None]) -> None:
+        super().__init__()
+        self._received = received
+
+    def frame_received(self, frame: AnyFrame) -> None:
+        self._received(frame)
+
+
+#: What multiprocessing reports when the fork server died before it could tell.
+_UNKNOWN_EXIT = 255
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is None or exitcode == _UNKNOWN_EXIT:
+        return "unknown"
+    if exitcode < 0:
+        return signal.Signals(-exitcode).name
+    return f"exit {exitcode}"

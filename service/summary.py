@@ -1,0 +1,44 @@
+"""What a start says: on a terminal a table for a person, else one line of JSON for a log."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import structlog
+from rich.console import Console
+from rich.table import Table
+
+import service
+from service.engine.wire import ModelState
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+
+def show(settings: Settings, address: tuple[Any, ...], models: list[ModelState], devices: list[str]) -> None:
+    """Say where the server listens and what it serves."""
+    scheme = "https" if settings.ssl_certfile else "http"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    url = f"{scheme}://{host}:{address[1]}"
+    if not sys.stderr.isatty():
+        states = {model.name: model.state for model in models}
+        log.info("serving", url=url, devices=devices, models=states, version=service.__version__)
+        return
+    table = Table(title=f"Gradless {service.__version__} · {url} · {', '.join(devices)}", title_justify="left")
+    for heading in ("model", "version", "state", "self-check", "batch sizes", "layout"):
+        table.add_column(heading)
+    for model in models:
+        passed = sum(passed for _, passed, _ in model.rules)
+        table.add_row(
+            model.name,
+            model.version,
+            model.state,
+            f"{passed} of {len(model.rules)} rules passed" if model.rules else model.detail,
+            " ".join(map(str, model.batch_sizes)),
+            model.memory_format,
+        )
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(f"Try: curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {url}/predict")
+    console.print(f"Docs: {url}/docs   Metrics: {url}/metrics   Stop: Ctrl-C")

@@ -1,0 +1,118 @@
+"""Classification of pictures: bytes to tensors in the front end, logits to classes in the engine."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from service.errors import TooLarge, Unprocessable
+from service.loader.card import InputSpec
+
+#: The formats that torchvision decodes; PIL reads only their headers.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+
+Image.MAX_IMAGE_PIXELS = None  # PIL's own limit only warns; `max_pixels` refuses
+
+
+class ImageDecoder:
+    """Makes a model's input of a picture, as the training transform did.
+
+    Calls are independent and take no lock: any thread of a pool may make them.
+    """
+
+    def __init__(self, spec: InputSpec, max_pixels: int) -> None:
+        self._spec = spec
+        self._interpolation = InterpolationMode(spec.interpolation)
+        self._max_pixels = max_pixels
+
+    def decode(self, data: bytes) -> Tensor:
+        """`(3, crop, crop) uint8`, RGB, of a JPEG, PNG, GIF or WebP file.
+
+        Raises:
+            TooLarge: more pixels than allowed, seen in the header before anything is decoded.
+            Unprocessable: not a picture, or a broken one.
+        """
+        self._check_header(data)
+        try:
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            image = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+        except RuntimeError as error:
+            raise Unprocessable(f"The picture is broken: {_first_line(error)}") from error
+        if image.dim() == 4:  # an animated GIF: its first frame
+            image = image[0]
+        if image.dtype != torch.uint8:
+            image = transforms.to_dtype(image, torch.uint8, scale=True)
+        return self.fit(image)
+
+    def from_pixels(self, rows: list[list[list[int]]]) -> Tensor:
+        """`(3, crop, crop) uint8` of nested numbers `(H, W, 3)`, each 0 to 255, RGB.
+
+        Raises:
+            TooLarge: more pixels than allowed.
+            Unprocessable: rows of different lengths, or not three numbers a pixel.
+        """
+        height, width = len(rows), len(rows[0]) if rows else 0
+        self._check_size(width, height)
+        try:
+            pixels = torch.tensor(rows, dtype=torch.uint8)
+        except ValueError as error:
+            raise Unprocessable("The rows or pixels of an instance differ in length; it must be (H, W, 3).") from error
+        if pixels.dim() != 3 or pixels.shape[2] != 3:
+            shape = tuple(pixels.shape)
+            raise Unprocessable(f"An instance of nested numbers must be (H, W, 3), RGB; this one is {shape}.")
+        return self.fit(pixels.permute(2, 0, 1))
+
+    def fit(self, image: Tensor) -> Tensor:
+        """Shorter side to `resize`, then the centre `crop`: `(3, H, W)` to `(3, crop, crop)`, uint8."""
+        spec = self._spec
+        resized: Tensor = transforms.resize(image, [spec.resize], interpolation=self._interpolation, antialias=True)
+        cropped: Tensor = transforms.center_crop(resized, [spec.crop, spec.crop])
+        return cropped.contiguous()
+
+    def _check_header(self, data: bytes) -> None:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                width, height = picture.size
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            raise Unprocessable("Not a picture: the bytes are no JPEG, PNG, GIF or WebP file.") from error
+        self._check_size(width, height)
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise TooLarge(f"The picture is {width} x {height}; at most {self._max_pixels:,} pixels are allowed.")
+        if width * height == 0:
+            raise Unprocessable("The picture has no pixels.")
+        longer = max(width, height) * self._spec.resize // min(width, height)
+        if longer * self._spec.resize > self._max_pixels:
+            raise Unprocessable(
+                f"The picture is {width} x {height}: with its shorter side at {self._spec.resize} pixels, as the model "
+                f"needs it, it would have more than the {self._max_pixels:,} pixels allowed."
+            )
+
+
+def best_classes(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Softmax and top-k of a whole batch on its device, brought back in one go.
+
+    Args:
+        logits: `(N, classes)`, any floating dtype.
+        k: how many classes; more than there are gives all.
+
+    Returns:
+        `(N, k) float32` probabilities, falling, and `(N, k) int32` class ids, both on the CPU.
+    """
+    probabilities = torch.softmax(logits.float(), dim=1)
+    top = torch.topk(probabilities, min(k, logits.shape[1]), dim=1)
+    return top.values.cpu(), top.indices.to(torch.int32).cpu()
+
+
+def _first_line(error: Exception) -> str:
+    """What torchvision says, without the place in its source that it puts before it."""
+    words = re.sub(r"^.*?\.cpp:\d+, ", "", str(error)).splitlines()
+    return words[0][:200] if words else type(error).__name__

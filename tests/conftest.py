@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.models import SHIPPED, SMALL, make_models
+from tests.support.server import Server
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Starts servers and leaves none behind."""
+    servers: list[Server] = []
+
+    def start(models: Path, *flags: str, **more: object) -> Server:
+        servers.append(Server(models, *flags, **more))  # type: ignore[arg-type]
+        return servers[-1].started()
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of one architecture whose answers differ."""
+    return make_models(tmp_path_factory.mktemp("models") / "two", one=SMALL.format(seed=1), two=SMALL.format(seed=2))
+
+
+@pytest.fixture(scope="session")
+def server(two_models: Path) -> Iterator[Server]:
+    """One server for all tests that only ask; two front ends, so that metrics have something to add up."""
+    with Server(two_models, "--default-model", "one", "--front-ends", "2") as running:
+        yield running.started()
+
+
+@pytest.fixture(scope="session")
+def shipped_server() -> Iterator[Server]:
+    """The default model as a newcomer starts it."""
+    with Server(SHIPPED) as running:
+        yield running.started()

@@ -1,0 +1,134 @@
+"""Rows E1, E2, E2b, E11, E12 and E18 of the fault matrix, each broken for real and under load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import httpx
+import pytest
+
+from tests.support.models import direct, make_models, photographs
+from tests.support.server import wait_for
+from tests.support.traffic import JPEG, Traffic
+
+
+def test_e1_five_kills_of_the_engine_fail_no_request_and_no_counter_falls(serve, two_models):
+    model = direct(two_models, "one")
+    server = serve(two_models, "--default-model", "one", "--front-ends", "2")
+    counted, recovered = [], []
+    with Traffic(server, 16) as traffic:
+        for _ in range(5):
+            traffic.wait_for_answers(100)
+            counted.append(server.metric("gradless_requests_total", status="200"))
+            engine = server.engine()
+            killed = time.monotonic()
+            os.kill(engine, signal.SIGKILL)
+            wait_for(lambda dead=engine: server.pids("gradless: engine") not in ([], [dead]), 30, "a new engine")
+            wait_for(server.is_ready, 30, "ready")
+            recovered.append(traffic.wait_for_answer_after(time.monotonic()) + time.monotonic() - killed)
+        traffic.wait_for_answers(100)
+    traffic.assert_all_right(model)
+    counted.append(server.metric("gradless_requests_total", status="200"))
+    assert counted == sorted(counted)
+    assert counted[-1] == len(traffic.answers)
+    assert server.metric("gradless_engine_restarts_total", device="cpu", reason="SIGKILL") == 5
+    assert server.metric("gradless_replayed_requests_total", model="one") > 0
+    assert server.metric("gradless_batch_size_sum", model="one") >= len(traffic.answers)
+    print("seconds from kill to answers:", [f"{seconds:.2f}" for seconds in recovered])
+
+
+POISONED = """\
+import ctypes
+
+import torch
+from torch import nn
+
+
+class Poisoned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AvgPool2d(8)
+        self.last = nn.Linear(48, 10)
+
+    def forward(self, x):
+        if bool((x.amax(dim=(1, 2, 3)) < -1.5).any()):  # a black picture
+            ctypes.string_at(0)
+        return self.last(torch.flatten(self.pool(x), 1))
+
+
+def poisoned():
+    return Poisoned()
+"""
+POISONED_CARD = """\
+weights = "random:1"
+architecture = "architecture:poisoned"
+[input]
+resize = 32
+crop = 32
+"""
+
+
+@pytest.fixture(scope="module")
+def poisoned_models(tmp_path_factory):
+    models = make_models(tmp_path_factory.mktemp("poisoned") / "models", poisoned=POISONED_CARD)
+    (models / "poisoned" / "architecture.py").write_text(POISONED)
+    return models
+
+
+BLACK = {"instances": [[[[0, 0, 0]] * 40] * 40]}
+
+
+def test_e2_a_picture_that_crashes_the_model_costs_two_engines_and_fails_alone(serve, poisoned_models):
+    model = direct(poisoned_models, "poisoned")
+    server = serve(poisoned_models)
+    with Traffic(server, 8) as traffic:
+        traffic.wait_for_answers(50)
+        answer = httpx.post(f"{server.url}/predict", json=BLACK, timeout=60)
+        traffic.wait_for_answers(50)
+    assert answer.status_code == 500
+    assert answer.json()["type"].endswith("input_crashes_model")
+    traffic.assert_all_right(model)
+    assert server.metric("gradless_engine_restarts_total", device="cpu", reason="SIGSEGV") == 2
+
+
+def test_e11_a_killed_front_end_is_replaced_and_the_others_connections_live(serve, two_models):
+    server = serve(two_models, "--default-model", "one", "--front-ends", "2")
+    first = wait_for(lambda: server.pids("gradless: front end 0"), 30, "a front end")[0]
+    with httpx.Client() as session:
+        # a connection that the other front end holds: connect until the first one has none of ours
+        os.kill(first, signal.SIGSTOP)
+        assert session.get(f"{server.url}/health/live", timeout=30).status_code == 200
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: server.pids("gradless: front end 0") not in ([], [first]), 30, "a new front end 0")
+        assert session.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+    wait_for(server.is_ready, 30, "ready")
+
+
+def test_e12_when_the_supervisor_is_killed_everything_ends(serve, two_models):
+    server = serve(two_models, "--default-model", "one")
+    with Traffic(server, 4) as traffic:
+        traffic.wait_for_answers(20)
+        server.process.kill()
+        wait_for(lambda: not server.tree(), 5, "the end of every process")
+    assert server.tree() == []
+
+
+def test_e18_a_killed_fork_server_costs_nothing_and_no_engine_gets_a_twin(serve, two_models):
+    model = direct(two_models, "one")
+    server = serve(two_models, "--default-model", "one")
+    engine = server.engine()
+    fork_server = server.pids("gradless: fork server")
+    assert len(fork_server) == 1
+    with Traffic(server, 8) as traffic:
+        traffic.wait_for_answers(20)
+        os.kill(fork_server[0], signal.SIGKILL)
+        wait_for(lambda: server.pids("gradless: fork server") not in ([], fork_server), 30, "a new fork server")
+        traffic.wait_for_answers(100)
+        assert server.pids("gradless: engine") == [engine]
+        os.kill(engine, signal.SIGKILL)
+        wait_for(lambda: server.pids("gradless: engine") not in ([], [engine]), 30, "a new engine")
+        traffic.wait_for_answers(100)
+        assert len(server.pids("gradless: engine")) == 1
+    traffic.assert_all_right(model)

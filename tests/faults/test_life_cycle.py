@@ -1,0 +1,157 @@
+"""Rows C1, C2 and C6 of the fault matrix: how it starts, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.models import SMALL, direct, make_models, photographs
+from tests.support.server import Server, wait_for
+from tests.support.traffic import JPEG, Traffic
+
+
+@pytest.mark.parametrize("whom", ["the parent", "the group"])
+def test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process(serve, two_models, whom):
+    model = direct(two_models, "one")
+    server = serve(two_models, "--default-model", "one", "--front-ends", "2", "--drain-delay-seconds", "1")
+    with Traffic(server, 16) as traffic:
+        traffic.wait_for_answers(50)
+        if whom == "the parent":
+            server.process.terminate()
+        else:
+            os.killpg(server.process.pid, signal.SIGTERM)
+        wait_for(lambda: not server.is_ready(), 5, "not ready")
+        traffic.wait_for_answers(20)
+        assert server.process.wait(30) == 0
+    traffic.assert_all_right(model)
+    assert any(seen.response.headers.get("Connection") == "close" for seen in traffic.answers)
+    wait_for(lambda: not server.tree(), 5, "no process left")
+
+
+def test_c2_ctrl_c_of_an_idle_server_ends_it_well(serve, two_models):
+    server = serve(two_models, "--default-model", "one", "--drain-delay-seconds", "0")
+    os.killpg(server.process.pid, signal.SIGINT)
+    assert server.process.wait(20) == 0
+    wait_for(lambda: not server.tree(), 5, "no process left")
+
+
+def test_c2_a_second_signal_ends_at_once(serve, two_models):
+    server = serve(two_models, "--default-model", "one", "--drain-delay-seconds", "60")
+    server.process.terminate()
+    wait_for(lambda: not server.is_ready(), 5, "draining")
+    server.process.terminate()
+    assert server.process.wait(10) == 1
+    wait_for(lambda: not server.tree(), 5, "no process left")
+
+
+def test_c2_a_signal_during_start_up_ends_it(two_models):
+    with Server(two_models, "--default-model", "one") as server:
+        wait_for(lambda: server.pids("gradless: fork server"), 30, "a fork server")
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+        wait_for(lambda: not server.tree(), 10, "no process left")
+
+
+def test_nothing_is_left_of_the_run_folder(two_models, tmp_path):
+    with Server(two_models, "--default-model", "one", environment={"TMPDIR": str(tmp_path)}) as server:
+        server.started()
+        assert list(tmp_path.glob("gradless-*"))
+        assert server.stop() == 0
+        assert list(tmp_path.glob("gradless-*")) == []
+
+
+def refused(*flags: str, cwd=None, **environment: str) -> str:
+    """What a start that must not happen says."""
+    command = [sys.executable, "-m", "service", "serve", *flags]
+    search = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": search} | environment,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_c6_every_fault_of_every_card_is_told_at_once_with_file_key_and_fix(tmp_path):
+    models = make_models(
+        tmp_path / "models",
+        a=SMALL.format(seed=1) + "crops = 3\n",
+        b='weights = "file:gone.pth"\narchitecture = "torchvision:resnet18"\n',
+    )
+    said = refused("--models", str(models))
+    assert "a/model.toml" in said
+    assert "input.crops" in said
+    assert "gone.pth" in said
+
+
+def test_c6_two_models_and_no_default_are_told_with_their_names(two_models):
+    said = refused("--models", str(two_models))
+    assert "one" in said
+    assert "two" in said
+
+
+def test_c6_a_wrong_setting_names_its_variable_and_what_it_is(two_models):
+    said = refused("--models", str(two_models), GRADLESS_PORT="seventy")
+    assert "GRADLESS_PORT" in said
+    assert "Port to listen on" in said
+
+
+def test_c6_an_unknown_key_of_gradless_toml_is_refused(two_models, tmp_path):
+    (tmp_path / "gradless.toml").write_text("prot = 1\n")
+    assert "prot" in refused("--models", str(two_models), cwd=tmp_path)
+
+
+def test_c6_a_device_that_is_not_there_is_told_with_those_that_are(two_models):
+    said = refused("--models", str(two_models), "--default-model", "one", "--device", "cuda:99")
+    assert "cuda:99" in said
+    assert "cpu" in said
+
+
+def test_c6_a_port_in_use_is_told(two_models):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = refused("--models", str(two_models), "--default-model", "one", "--port", port)
+    assert port in said
+
+
+def test_before_the_first_ready_a_request_is_refused_and_says_when_to_come_back(serve, tmp_path):
+    models = make_models(tmp_path / "models", slow='weights = "random:1"\narchitecture = "architecture:slow"\n')
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (models / "slow" / "architecture.py").write_text(
+        "from torch import nn\n\n\ndef slow():\n"
+        f"    open({str(gate)!r}).close()\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Server(models, "--port", str(port)) as server:
+        server.url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: _answers(server), 60, "an answer")
+        refusal = httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG)
+        assert refusal.status_code == 503
+        assert refusal.json()["type"].endswith("not_ready")
+        assert int(refusal.headers["Retry-After"]) >= 1
+        assert not server.is_ready()
+        gate.write_text("go")
+        server.wait_ready(60)
+        assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+
+
+def _answers(server: Server) -> bool:
+    try:
+        return httpx.get(f"{server.url}/health/live").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,156 @@
+"""The shipped server as a process: started on a free port, watched, and always ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+T = TypeVar("T")
+START_SECONDS = 120
+
+
+def wait_for(condition: Callable[[], T], limit: float, what: str) -> T:
+    """The condition's first true value; fails when there is none in `limit` seconds."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        threading.Event().wait(0.01)
+    raise AssertionError(f"{what}: not within {limit:g} s")
+
+
+class Server:
+    """`gradless serve` in a process group of its own."""
+
+    def __init__(self, models: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--device", "cpu"]
+        if "--drain-delay-seconds" not in flags:
+            command += ["--drain-delay-seconds", "0.2"]
+        self.process = subprocess.Popen(
+            [*command, *flags],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | (environment or {}),
+            start_new_session=True,
+        )
+        self.log: list[str] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stderr or ():
+            self.log.append(line)
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def started(self) -> Server:
+        """Wait for the line that says where it serves."""
+        end = time.monotonic() + START_SECONDS
+        while (line := self._lines.get(timeout=max(0.1, end - time.monotonic()))) is not None:
+            if line.startswith("{") and (event := json.loads(line)).get("event") == "serving":
+                self.url: str = event["url"]
+                return self
+        raise AssertionError("the server ended while starting:\n" + "".join(self.log))
+
+    def wait_ready(self, limit: float = 30) -> None:
+        wait_for(self.is_ready, limit, "ready")
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def tree(self) -> list[psutil.Process]:
+        """Every living process of the server: the group it was started in, whoever their parents are."""
+        found = []
+        for process in psutil.process_iter(["status"]):
+            try:
+                if os.getpgid(process.pid) == self.process.pid and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except ProcessLookupError:
+                continue
+        return found
+
+    def pids(self, title: str) -> list[int]:
+        """Processes by what `ps` calls them, such as `gradless: engine`."""
+        found = []
+        for process in self.tree():
+            try:
+                if " ".join(process.cmdline()).startswith(title):
+                    found.append(process.pid)
+            except psutil.Error:
+                continue
+        return found
+
+    def engine(self) -> int:
+        """The pid of the one engine."""
+        return wait_for(lambda: self.pids("gradless: engine"), 30, "an engine")[0]
+
+    def pss(self) -> int:
+        """Bytes of the whole tree, shared pages counted once."""
+        total = 0
+        for process in self.tree():
+            try:
+                total += process.memory_full_info().pss
+            except psutil.Error:
+                continue
+        return total
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        return sum(self.samples(httpx.get(f"{self.url}/metrics", timeout=30).text, name, labels))
+
+    @staticmethod
+    def samples(text: str, name: str, labels: dict[str, str]) -> list[float]:
+        values = []
+        for line in text.splitlines():
+            match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+            if match and match[1] == name:
+                have = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+                if labels.items() <= have.items():
+                    values.append(float(match[3]))
+        return values
+
+    def stop(self, limit: float = 40) -> int:
+        """SIGTERM and its exit code; whatever of the group is left after the limit is killed."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(limit)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        for process in self.tree():
+            process.kill()
+        self.process.kill()
+        self.process.wait(10)
+        self._reader.join(10)
+        if self.process.stderr:
+            self.process.stderr.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.kill()

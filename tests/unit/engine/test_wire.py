@@ -1,0 +1,124 @@
+"""Frames survive any split of the stream; broken ones end it."""
+
+import asyncio
+import itertools
+import struct
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine import wire
+from service.engine.wire import BrokenStreamError, FrameReader
+
+texts = st.text(max_size=30)
+numbers = st.integers(0, 2**63 - 1)
+floats = st.floats(allow_nan=False)
+states = st.builds(
+    wire.ModelState,
+    name=texts,
+    state=st.sampled_from(["loading", "ready", "failed"]),
+    labels=st.lists(texts, max_size=3),
+    rules=st.lists(st.tuples(texts, st.booleans(), texts), max_size=3),
+)
+frames = st.one_of(
+    st.builds(
+        wire.Infer,
+        id=numbers,
+        model=texts,
+        count=st.integers(1, 64),
+        top_k=st.integers(1, 100),
+        deadline=floats,
+        alone=st.booleans(),
+        pixels=st.binary(max_size=300),
+    ),
+    st.builds(wire.Cancel, id=numbers),
+    st.builds(
+        wire.Result,
+        id=numbers,
+        k=st.integers(1, 100),
+        probabilities=st.binary(max_size=64),
+        ids=st.binary(max_size=64),
+        queue_seconds=floats,
+        forward_seconds=floats,
+    ),
+    st.builds(wire.Failure, id=numbers, error=texts, detail=texts),
+    st.builds(wire.Ready, device=texts, models=st.lists(states, max_size=2)),
+    st.builds(wire.Generation, device=texts, number=numbers, socket=texts, models=st.lists(states, max_size=2)),
+    st.builds(wire.Failed, device=texts, number=numbers, cause=texts, aboard=st.lists(numbers, max_size=5)),
+    st.builds(wire.Drain, delay_seconds=floats, limit_seconds=floats),
+)
+
+
+@given(frames)
+def test_a_frame_comes_back_as_it_was(frame):
+    assert list(FrameReader().feed(wire.encode(frame))) == [frame]
+
+
+@given(st.lists(frames, max_size=6), st.lists(st.integers(0, 5000), max_size=12))
+def test_any_split_of_the_stream_gives_the_same_frames(sent, cuts):
+    stream = b"".join(map(wire.encode, sent))
+    places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    reader = FrameReader()
+    received = [frame for start, stop in itertools.pairwise(places) for frame in reader.feed(stream[start:stop])]
+    assert received == sent
+
+
+def test_a_stream_split_at_every_byte_gives_the_frame_with_its_last_byte():
+    frame = wire.Cancel(7)
+    stream = wire.encode(frame)
+    reader = FrameReader()
+    received = [list(reader.feed(stream[n : n + 1])) for n in range(len(stream))]
+    assert received == [*([[]] * (len(stream) - 1)), [frame]]
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_nothing_but_broken_stream(data):
+    try:
+        for frame in FrameReader().feed(data):
+            assert isinstance(frame, wire.Frame)
+    except BrokenStreamError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xc1", msgspec.msgpack.encode(["NoSuchFrame", 1]), msgspec.msgpack.encode(["Cancel", "seven"])],
+    ids=["empty", "no msgpack", "unknown kind", "wrong type"],
+)
+def test_a_body_that_is_no_frame_is_a_broken_stream(body):
+    with pytest.raises(BrokenStreamError):
+        list(FrameReader().feed(struct.pack("<I", len(body)) + body))
+
+
+def test_a_length_beyond_the_most_is_refused_before_anything_is_buffered():
+    with pytest.raises(BrokenStreamError, match="the most is"):
+        list(FrameReader().feed(struct.pack("<I", wire.MAX_FRAME_BYTES + 1)))
+
+
+def test_frames_before_a_broken_one_are_still_delivered():
+    received = []
+    with pytest.raises(BrokenStreamError):
+        for frame in FrameReader().feed(wire.encode(wire.Cancel(1)) + struct.pack("<I", 1) + b"\xc1"):
+            received.append(frame)
+    assert received == [wire.Cancel(1)]
+
+
+def test_a_connection_that_receives_no_frames_is_cut():
+    class Listening(wire.FrameProtocol):
+        def frame_received(self, frame):
+            raise AssertionError("there was no frame")
+
+    async def scene():
+        import socket
+
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(Listening, sock=theirs)
+        with ours:
+            await loop.sock_sendall(ours, struct.pack("<I", 1) + b"\xc1")
+            return await asyncio.wait_for(loop.sock_recv(ours, 1), 5)
+
+    assert asyncio.run(scene()) == b""
