@@ -97,6 +97,7 @@ class Child:
         self.name = name
         self.pid = 0
         self._received = received
+        self._control: _ControlEnd | None = None
 
     async def start(self, server: ForkServer, target: Callable[..., None], *args: Any) -> None:
         """Start `target(control, *args)`; the child's end of the control socket is its first argument."""
@@ -108,7 +109,9 @@ class Child:
         _, self._control = await loop.create_unix_connection(lambda: _ControlEnd(self._received), sock=ours)
 
     def send(self, frame: Frame) -> None:
-        self._control.send(frame)
+        """Send to a child that runs; one that is only being started hears nothing."""
+        if self._control:
+            self._control.send(frame)
 
     def kill(self) -> None:
         if self.pid:  # to the kernel, 0 would mean everybody in our group
@@ -120,7 +123,8 @@ class Child:
         await wait_for_end(self.pid)
         # The fork server reaps it and tells why; a dead fork server cannot, and then nobody knows.
         await asyncio.get_running_loop().run_in_executor(None, self._process.join, 1.0)
-        self._control.transport.close()
+        if self._control:
+            self._control.transport.close()
         return _cause(self._process.exitcode)
 
 

@@ -90,6 +90,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._memory_formats: dict[str, str] = {}
         self._failure: BaseException | None = None
+        self._served = False
         self._announced = False
 
     async def run(self) -> int:
@@ -129,6 +130,9 @@ class Supervisor:
         if self._failure:
             self._kill_all()
             raise self._failure
+        if not self._served:  # nothing was ever accepted
+            self._kill_all()
+            return 0
         return await self._drain()
 
     def _signalled(self) -> None:
@@ -181,6 +185,7 @@ class Supervisor:
         if not isinstance(frame, Ready):
             return
         engine.ready = frame
+        self._served = True
         before, device.current, device.starting = device.current, engine, None
         self._memory_formats |= {m.version: m.memory_format for m in frame.models if m.version}
         self._metrics.engine_up.labels(device.name).set(1)
