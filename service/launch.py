@@ -1,54 +1,11 @@
-"""What each child is started with, and where it starts. Importing this imports neither torch nor a room."""
+"""Where each child starts. A child imports its own room and no other; the supervisor imports none of them."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from multiprocessing.connection import Connection
 
-from service.settings import Settings
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-    from service.loader.repository import ModelFolder
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """One generation of one device's engine.
-
-    Attributes:
-        role: under which its metrics are kept; one living process a role.
-        socket: where front ends reach it.
-        aboard: the file that tells who was in its forward when it died.
-        threads: intra-op threads of its worker.
-        memory_formats: by model version, what an earlier engine measured to be faster.
-    """
-
-    device: str
-    number: int
-    role: str
-    socket: Path
-    aboard: Path
-    metrics: Path
-    threads: int
-    memory_formats: dict[str, str]
-    folders: Sequence[ModelFolder]
-    settings: Settings
-
-
-@dataclass(frozen=True)
-class FrontEndSpec:
-    """One front end. `models` maps each model's name to whether it is required."""
-
-    number: int
-    default_model: str
-    models: dict[str, bool]
-    metrics: Path
-    settings: Settings
+from service.specs import EngineSpec, FrontEndSpec
 
 
 def run_engine(control: socket.socket, spec: EngineSpec) -> None:

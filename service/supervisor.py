@@ -26,12 +26,13 @@ from service.devices import resolve_devices
 from service.engine.aboard import read_aboard
 from service.engine.wire import AnyFrame, Drain, Failed, Frame, Generation, Ready
 from service.errors import ConfigurationError
-from service.launch import EngineSpec, FrontEndSpec, run_engine, run_front_end
+from service.launch import run_engine, run_front_end
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
 from service.process_memory import sample_memory
 from service.processes import Child, ForkServer, wait_for_end
 from service.settings import Settings
+from service.specs import EngineSpec, FrontEndSpec
 
 log = structlog.get_logger()
 

@@ -15,8 +15,8 @@ from service.engine.batcher import Request
 from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol, Infer, ModelState, Ready
 from service.engine.worker import Answer, Job, Worker
 from service.errors import NotReady, Unprocessable
-from service.launch import EngineSpec
 from service.metrics import Metrics
+from service.specs import EngineSpec
 
 log = structlog.get_logger()
 

@@ -29,9 +29,9 @@ from service.frontend import documentation
 from service.frontend.operations import operations
 from service.frontend.predict import Predictor
 from service.frontend.problems import Envelope, install_problem_handlers
-from service.launch import FrontEndSpec
 from service.metrics import Metrics
 from service.settings import Settings
+from service.specs import FrontEndSpec
 
 log = structlog.get_logger()
 

@@ -1,6 +1,7 @@
 """Frames survive any split of the stream; broken ones end it."""
 
 import asyncio
+import contextlib
 import itertools
 import struct
 
@@ -75,11 +76,9 @@ def test_a_stream_split_at_every_byte_gives_the_frame_with_its_last_byte():
 
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_nothing_but_broken_stream(data):
-    try:
+    with contextlib.suppress(BrokenStreamError):
         for frame in FrameReader().feed(data):
             assert isinstance(frame, wire.Frame)
-    except BrokenStreamError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +97,10 @@ def test_a_length_beyond_the_most_is_refused_before_anything_is_buffered():
 
 
 def test_frames_before_a_broken_one_are_still_delivered():
-    received = []
+    frames = FrameReader().feed(wire.encode(wire.Cancel(1)) + struct.pack("<I", 1) + b"\xc1")
+    assert next(frames) == wire.Cancel(1)
     with pytest.raises(BrokenStreamError):
-        for frame in FrameReader().feed(wire.encode(wire.Cancel(1)) + struct.pack("<I", 1) + b"\xc1"):
-            received.append(frame)
-    assert received == [wire.Cancel(1)]
+        next(frames)
 
 
 def test_a_connection_that_receives_no_frames_is_cut():

@@ -1,0 +1,48 @@
+# Everything that is needed is installed by the target that needs it; `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test quick lint bench docs soak debian
+
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+serve: $(INSTALLED)  ## Serve the models of models/ on port 8000 (ARGS="--port 9000" …)
+	$(BIN)/gradless serve $(ARGS)
+
+test: lint debian  ## Everything that CI runs: lint, then all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+quick: $(INSTALLED)  ## The unit tests, in seconds
+	$(BIN)/python -m pytest -x -q tests/unit $(ARGS)
+
+lint: $(INSTALLED)  ## ruff, mypy --strict, the import contracts, hadolint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+
+bench: $(INSTALLED)  ## The server beside the bare loop, in one run
+	$(BIN)/gradless bench $(ARGS)
+
+docs: $(INSTALLED)  ## The documentation as pages, in site/
+	$(BIN)/mkdocs build --strict --quiet
+
+soak: $(INSTALLED) debian  ## The long forms of the timed tests
+	$(BIN)/python -m pytest -m soak -s --timeout 3600 $(ARGS)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+# Tests hold /metrics against promtool, which Debian ships in prometheus.
+debian:
+	@command -v promtool >/dev/null || { \
+		sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$sudo apt-get update -qq && \
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; \
+	} || echo "promtool is missing and could not be installed: install Debian's package prometheus" >&2

@@ -1,0 +1,32 @@
+"""The Dockerfile, read and linted; the image is built by the issue that deploys it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "Dockerfile").read_text()
+
+
+def test_hadolint_finds_nothing():
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_last_stage_runs_as_a_numeric_user_that_is_not_root():
+    users = re.findall(r"^USER (\S+)$", TEXT, re.MULTILINE)
+    assert users
+    assert int(users[-1]) > 0
+
+
+def test_it_has_two_stages_on_one_exchangeable_base():
+    assert re.findall(r"^FROM (\S+)", TEXT, re.MULTILINE) == ["${BASE}", "${BASE}"]
+    assert TEXT.index("ARG BASE=") < TEXT.index("FROM")
+
+
+def test_the_health_check_needs_no_curl():
+    check = TEXT[TEXT.index("HEALTHCHECK") :]
+    assert "curl" not in check
+    assert "/health/live" in check
