@@ -29,7 +29,7 @@ bench: $(INSTALLED)  ## The server beside the bare loop, in one run
 	$(BIN)/gradless bench $(ARGS)
 
 docs: $(INSTALLED)  ## The documentation as pages, in site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 soak: $(INSTALLED) debian  ## The long forms of the timed tests
 	$(BIN)/python -m pytest -m soak -s --timeout 3600 $(ARGS)

@@ -29,4 +29,5 @@ def test_it_has_two_stages_on_one_exchangeable_base():
 def test_the_health_check_needs_no_curl():
     check = TEXT[TEXT.index("HEALTHCHECK") :]
     assert "curl" not in check
-    assert "/health/live" in check
+    assert "urllib" in check
+    assert "/health/ready" in check
