@@ -8,6 +8,8 @@ A request that cannot be answered ends in one of the `Refusal` classes; the fron
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +28,22 @@ class ConfigurationError(Exception):
     @classmethod
     def at(cls, file: Path | str, key: str, problem: str, fix: str) -> ConfigurationError:
         return cls([f"{file}: {key}: {problem}; {fix}"])
+
+
+@contextmanager
+def blamed_on(file: Path | str, key: str, doing: str, fix: str) -> Iterator[None]:
+    """Inside, an operator's file is read or an operator's code is run: whatever it raises is told as the file's fault.
+
+    Raises:
+        ConfigurationError: in place of any exception.
+    """
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        words = (str(error).splitlines() or ["no more is known"])[0][:200]
+        raise ConfigurationError.at(file, key, f"{doing} raised {type(error).__name__}: {words}", fix) from error
 
 
 class Refusal(Exception):  # noqa: N818 (raise Overloaded(…) reads as it is)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from service.allocator import keep_freed_memory
 from service.cores import usable_cores
 from service.engine.model import ServedModel
 from service.errors import ConfigurationError, Refusal
@@ -51,6 +52,7 @@ def predict_files(sources: list[str], model: str | None, top_k: int, settings: S
     Raises:
         ConfigurationError: no such file or model, or a model that fails its self-check.
     """
+    keep_freed_memory()
     files = find_pictures(sources)
     folders = find_models(settings.models)
     folder = folders[choose_default(folders, model or settings.default_model)]

@@ -36,9 +36,16 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class FrontEndSpec:
-    """One front end. `models` maps each model's name to whether it is required."""
+    """One front end.
+
+    Attributes:
+        number: its place; one that replaces it has the same.
+        start: counts every start of any front end, so that no two ever give a request the same id.
+        models: each model's name, and whether it is required.
+    """
 
     number: int
+    start: int
     default_model: str
     models: dict[str, bool]
     metrics: Path

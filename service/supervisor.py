@@ -86,6 +86,7 @@ class Supervisor:
         self._folders = folders
         self._default_model = default_model
         self._numbers = itertools.count(1)
+        self._starts = itertools.count(1)
         self._devices: dict[str, Device] = {}
         self._front_ends: dict[int, FrontEnd] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -228,7 +229,9 @@ class Supervisor:
     async def _start_front_end(self, number: int, delay: float = 0.0) -> None:
         await asyncio.sleep(delay)
         required = {name: folder.card.required for name, folder in self._folders.items()}
-        spec = FrontEndSpec(number, self._default_model, required, self._metrics_folder, self._settings)
+        spec = FrontEndSpec(
+            number, next(self._starts), self._default_model, required, self._metrics_folder, self._settings
+        )
         child = Child(f"front end {number}", lambda frame: None)
         await child.start(self._fork_server, run_front_end, self._listener, spec)
         front_end = self._front_ends[number] = FrontEnd(spec, child)

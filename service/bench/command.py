@@ -179,7 +179,9 @@ def load(url: str, path: str, clients: int, seconds: float) -> dict[str, Any]:
     """The tally of closed-loop clients, run in a process of their own."""
     host, _, port = url.partition("//")[2].rpartition(":")
     command = [sys.executable, "-m", "service.bench.load", host, port, path, str(clients), str(seconds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120)
+    if done.returncode:
+        raise RuntimeError(f"the load generator ended with {done.returncode}:\n{done.stderr}")
     return dict(json.loads(done.stdout))
 
 

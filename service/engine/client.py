@@ -33,10 +33,12 @@ from service.metrics import Metrics
 
 log = structlog.get_logger()
 
-#: Deaths that an input can cause; those aboard get a strike.
+#: Deaths that an input can cause, as can a process that ends by itself (`exit N`); those aboard get a strike.
 CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "watchdog"})
-#: A SIGKILL (out of memory, an operator) is nobody's fault, until it has hit the same request so often.
+#: Any other (SIGKILL: out of memory, an operator) is nobody's fault, until it has hit the same request so often.
 KILLS_FOR_A_STRIKE = 5
+#: An id's lower bits count the requests of one front end: a trillion.
+_COUNT_BITS = 40
 
 
 @dataclass(eq=False)
@@ -121,12 +123,12 @@ class EngineClient:
     """Sends each request to the engine with the least outstanding work, and keeps it until it is answered.
 
     Args:
-        front_end: this front end's number; it makes request ids unique over all front ends.
+        start: a number that no other front end of this server has or had; request ids begin with it.
         max_examples: the most examples accepted and unanswered at once.
     """
 
-    def __init__(self, front_end: int, max_examples: int, metrics: Metrics) -> None:
-        self._ids = itertools.count(front_end << 48)
+    def __init__(self, start: int, max_examples: int, metrics: Metrics) -> None:
+        self._ids = itertools.count(start << _COUNT_BITS)
         self._max_examples = max_examples
         self._metrics = metrics
         self._engines: dict[str, EngineConnection] = {}
@@ -261,9 +263,10 @@ class EngineClient:
     @staticmethod
     def _blame(pending: Pending, cause: str) -> None:
         """A strike sends a request alone next time; a second one, alone, ends it."""
-        pending.kills += cause == "SIGKILL"
-        if cause not in CRASHES and pending.kills < KILLS_FOR_A_STRIKE:
-            return
+        if cause not in CRASHES and not cause.startswith("exit "):
+            pending.kills += 1
+            if pending.kills < KILLS_FOR_A_STRIKE:
+                return
         if pending.frame.alone:
             words = f"The model's process died twice of this input ({cause}), the second time with it alone."
             pending.future.set_exception(InputCrashesModel(words))

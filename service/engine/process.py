@@ -9,6 +9,7 @@ import socket
 import structlog
 import torch
 
+from service.allocator import keep_freed_memory
 from service.child import Control, begin_child, run_loop
 from service.engine.aboard import Aboard
 from service.engine.batcher import Request
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 def main(control: socket.socket, spec: EngineSpec) -> None:
     """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor."""
     begin_child(f"engine {spec.device}", spec.settings)
+    keep_freed_memory()
     run_loop(Engine(spec).serve(control))
 
 

@@ -8,20 +8,22 @@ built again.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import structlog
 import torch
 
 from service.engine.aboard import Aboard
-from service.engine.batcher import Batch, Batcher, Request
+from service.engine.batcher import Batch, Batcher, Part, Request
 from service.engine.model import ServedModel
 from service.engine.wire import Failure, Infer, ModelState, Result
-from service.errors import ConfigurationError, DeadlineExceeded, ModelFailed, Refusal
+from service.errors import ConfigurationError, DeadlineExceeded, ModelFailed, ModelOutputInvalid, Refusal
 from service.loader.load import load
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 Answer = tuple[Request, Result | Failure]
+Rows = np.ndarray[Any, Any]
 
 
 @dataclass(slots=True)
@@ -100,6 +103,14 @@ class Worker(threading.Thread):
             self._batcher.cancel(request_id)
 
     def run(self) -> None:
+        """Never returns. A process whose worker is dead would take requests and answer none: it ends with it."""
+        try:
+            self._serve()
+        except BaseException:
+            log.exception("worker died")
+            os._exit(1)
+
+    def _serve(self) -> None:
         torch.set_num_threads(self._threads)
         states = [self._load(folder) for folder in self._folders]
         with torch.inference_mode():
@@ -115,8 +126,11 @@ class Worker(threading.Thread):
         try:
             model = ServedModel(load(folder), folder.card, self._device)
             model.settle_memory_format(self._memory_formats.get(model.loaded.version))
-        except (ConfigurationError, RuntimeError, OSError) as error:
+        except ConfigurationError as error:
             return self._failed(state, str(error))
+        except Exception as error:
+            log.exception("loading failed", model=folder.name)
+            return self._failed(state, f"loading: {type(error).__name__}: {error}")
         self._models[folder.name] = model
         return model.state(state)
 
@@ -129,9 +143,10 @@ class Worker(threading.Thread):
         try:
             model.warm_up([1, model.cap] if known else model.sizes)
             report = model.check()
-        except RuntimeError as error:
+        except Exception as error:
+            log.exception("warming up failed", model=state.name)
             del self._models[state.name]
-            return self._failed(state, f"warming up: {error}")
+            return self._failed(state, f"warming up: {type(error).__name__}: {error}")
         self._metrics.self_check_passed.labels(state.name).set(report.passed)
         rules = [(rule.rule, rule.passed, rule.detail) for rule in report.rules]
         if not report.passed:
@@ -172,10 +187,10 @@ class Worker(threading.Thread):
         try:
             return self._forward(batch)
         except Refusal as refusal:
-            return self._fail(batch, refusal.name, refusal.detail)
-        except Exception as error:
+            return self._fail(batch.parts, refusal.name, refusal.detail)
+        except BaseException as error:  # a model may even call sys.exit
             log.exception("forward failed", model=batch.model, examples=batch.size)
-            return self._fail(batch, ModelFailed.name, f"The model's forward raised {type(error).__name__}.")
+            return self._fail(batch.parts, ModelFailed.name, f"The model's forward raised {type(error).__name__}.")
         finally:
             self._aboard.clear()
 
@@ -199,25 +214,33 @@ class Worker(threading.Thread):
         answers: list[Answer] = []
         row = 0
         for part in batch.parts:
-            job: Job = part.request.payload
             rows = slice(row, row + part.stop - part.start)
             row = rows.stop
-            k = min(job.frame.top_k, probabilities.shape[1])
-            job.probabilities.append(probabilities[rows, :k].tobytes())
-            job.ids.append(ids[rows, :k].tobytes())
-            job.done += part.stop - part.start
+            job: Job = part.request.payload
+            job.queue_seconds = began - part.request.added
             job.forward_seconds += finished - collated
-            if job.done == part.request.count:
-                job.queue_seconds = began - part.request.added
-                stage.labels(batch.model, "queue").observe(job.queue_seconds)
-                answers.append((part.request, _result(job, k)))
+            answers += self._give(part, probabilities[rows], ids[rows])
         return answers
 
-    def _fail(self, batch: Batch, error: str, detail: str) -> list[Answer]:
+    def _give(self, part: Part, probabilities: Rows, ids: Rows) -> list[Answer]:
+        """Add a part's rows to its request's answer; the answer, if that completes it."""
+        job: Job = part.request.payload
+        if not np.isfinite(probabilities).all():  # one NaN or infinite score makes every probability NaN
+            return self._fail([part], ModelOutputInvalid.name, "The model's scores for this input are no numbers.")
+        k = min(job.frame.top_k, probabilities.shape[1])
+        job.probabilities.append(probabilities[:, :k].tobytes())
+        job.ids.append(ids[:, :k].tobytes())
+        job.done += part.stop - part.start
+        if job.done < part.request.count:
+            return []
+        self._metrics.stage_duration.labels(part.request.model, "queue").observe(job.queue_seconds)
+        return [(part.request, _result(job, k))]
+
+    def _fail(self, parts: Sequence[Part], error: str, detail: str) -> list[Answer]:
         with self._wake:
-            for part in batch.parts:
+            for part in parts:
                 self._batcher.cancel(part.request.id)
-        return [(part.request, Failure(part.request.id, error, detail)) for part in batch.parts]
+        return [(part.request, Failure(part.request.id, error, detail)) for part in parts]
 
 
 def part_pixels(request: Request, start: int, stop: int) -> memoryview:

@@ -53,7 +53,7 @@ class FrontEnd:
         self._tasks: set[asyncio.Task[None]] = set()
         self.metrics = Metrics(f"frontend-{spec.number}", spec.metrics)
         self.metrics.announce_build(torch.__version__)
-        self.client = EngineClient(spec.number, self._settings.max_queued_examples, self.metrics)
+        self.client = EngineClient(spec.start, self._settings.max_queued_examples, self.metrics)
         for name, required in spec.models.items():
             self.client.models[name] = ModelState(name, "loading", required=required)
 

@@ -84,8 +84,10 @@ def read_card(folder: Path) -> Card:
         content = tomllib.loads(file.read_text())
     except FileNotFoundError:
         raise ConfigurationError.at(file, "file", "is missing", "a model's folder needs one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError.at(file, "file", f"is no TOML: {error}", "see https://toml.io") from error
+    except OSError as error:
+        raise ConfigurationError.at(file, "file", f"cannot be read: {error.strerror}", "make it readable") from error
     try:
         return Card.model_validate(content)
     except ValidationError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, blamed_on
 from service.loader.card import CARD_FILE, InputSpec
 from service.loader.freeze import freeze, memory_bytes, seal, version
 from service.loader.repository import ModelFolder
@@ -52,12 +52,12 @@ def load(folder: ModelFolder) -> LoadedModel:
 
 def _count_classes(folder: ModelFolder, module: nn.Module, spec: InputSpec) -> int:
     """The width of the output for one example."""
-    with torch.inference_mode():
+    file, doing = folder.path / CARD_FILE, f"forward of (1, 3, {spec.crop}, {spec.crop})"
+    with blamed_on(file, "architecture", doing, "it must give (1, classes)"), torch.inference_mode():
         output = module(torch.zeros(1, 3, spec.crop, spec.crop))
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 1:
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 1 or not output.shape[1]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        words = f"forward of (1, 3, {spec.crop}, {spec.crop}) gives {got}"
-        raise ConfigurationError.at(folder.path / CARD_FILE, "architecture", words, "it must give (1, classes)")
+        raise ConfigurationError.at(file, "architecture", f"{doing} gives {got}", "it must give (1, classes)")
     return output.shape[1]
 
 

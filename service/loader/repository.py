@@ -86,8 +86,8 @@ def _faults(folder: Path, card: Card) -> list[str]:
     elif kind == "package" and package_file(rest) is None:
         package = rest.partition("/")[0]
         faults.append(f"{file}: weights: {rest} is not there; install {package}, or mend the path in it")
-    elif kind == "random" and not rest.isdecimal():
-        faults.append(f"{file}: weights: the seed {rest!r} is no number; say random:1")
+    elif kind == "random" and not (rest.isdecimal() and int(rest) < 1 << 63):
+        faults.append(f"{file}: weights: the seed {rest[:40]!r} is no number below 2**63; say random:1")
     module, factory = card.part("architecture")
     if module != "torchvision" and not (folder / f"{module}.py").is_file():
         faults.append(f"{file}: architecture: {module}.py is not in the folder; it must define {factory}()")

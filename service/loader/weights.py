@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, blamed_on
 from service.loader.card import CARD_FILE, Card, InputSpec
 from service.loader.repository import ModelFolder, package_file
 
@@ -54,7 +53,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], card_file: Path) -> Non
     ]
     if problems:
         raise ConfigurationError(problems)
-    module.load_state_dict(state, strict=True)
+    with blamed_on(card_file, "weights", "copying them", "use the weights of this architecture"):
+        module.load_state_dict(state, strict=True)
 
 
 def _listed(card_file: Path, what: str, keys: Iterable[str]) -> list[str]:
@@ -71,27 +71,28 @@ def _architecture(folder: ModelFolder) -> nn.Module:
     module_name, factory = folder.card.part("architecture")
     file = folder.path / CARD_FILE
     if module_name == "torchvision":
-        try:
-            built: nn.Module = torchvision.models.get_model(factory, weights=None, **_builder_options(factory))
-            return built
-        except ValueError:
-            right = "see torchvision.models.list_models()"
-            raise ConfigurationError.at(file, "architecture", f"torchvision has no model {factory!r}", right) from None
+        return _torchvision_model(factory, folder.card, file)
     source = folder.path / f"{module_name}.py"
-    try:
+    with blamed_on(file, "architecture", f"{factory}() of {source.name}", "it must return a torch.nn.Module"):
         made = getattr(_load_module(folder.name, source), factory)()
-    except Exception as error:
-        words = f"{factory}() of {source.name} raised {type(error).__name__}: {error}"
-        raise ConfigurationError.at(file, "architecture", words, "it must return a torch.nn.Module") from error
     if not isinstance(made, nn.Module):
         words = f"{factory}() of {source.name} returned {type(made).__name__}"
         raise ConfigurationError.at(file, "architecture", words, "it must return a torch.nn.Module")
     return made
 
 
-def _builder_options(name: str) -> dict[str, Any]:
-    """torchvision starts these two with random numbers for minutes unless told not to; the weights replace them."""
-    return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+def _torchvision_model(name: str, card: Card, card_file: Path) -> nn.Module:
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        words, right = f"torchvision has no classification model {name!r}", "see torchvision.models.list_models()"
+        raise ConfigurationError.at(card_file, "architecture", words, right)
+    options = {}
+    if name in ("googlenet", "inception_v3"):
+        # Random numbers for minutes, unless told not to; and torchvision's own weights of these two were trained on
+        # pixels of another scale, which the model makes of the usual one when asked.
+        options = {"init_weights": False, "transform_input": card.part("weights")[0] == "torchvision"}
+    with blamed_on(card_file, "architecture", f"torchvision's {name}", "choose another model"):
+        built: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+    return built
 
 
 def _load_module(model: str, source: Path) -> Any:
@@ -104,42 +105,41 @@ def _load_module(model: str, source: Path) -> Any:
 
 
 def _state_dict(folder: ModelFolder, kind: str, rest: str) -> Mapping[str, Tensor]:
+    file = folder.path / CARD_FILE
     if kind == "torchvision":
-        state: Mapping[str, Tensor] = _torchvision_weights(folder.card, folder.path).get_state_dict(
-            progress=False, check_hash=True
-        )
+        weights = _torchvision_weights(folder.card, folder.path)
+        with blamed_on(file, "weights", f"fetching {rest}", "download them once, or use file:"):
+            state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         return state
     path = folder.path / rest if kind == "file" else package_file(rest)
     if path is None:
-        raise ConfigurationError.at(folder.path / CARD_FILE, "weights", f"{rest} is not there", "install its package")
+        raise ConfigurationError.at(file, "weights", f"{rest} is not there", "install its package")
     if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
+        with blamed_on(path, "weights", "reading it", "save it with safetensors.torch.save_file(state_dict, …)"):
+            return safetensors.torch.load_file(path)
     return _unpickle(path)
 
 
 def _unpickle(path: Path) -> Mapping[str, Tensor]:
     """A state_dict of tensors and nothing else: a pickle that wants more could run code, and is refused."""
-    try:
+    fix = "save it with torch.save(model.state_dict(), …) or as .safetensors"
+    with blamed_on(path, "weights", "it is broken or holds more than tensors: reading it", fix):
         content = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        words = f"holds more than tensors, or is broken ({str(error).splitlines()[0][:160]})"
-        fix = "save it with torch.save(model.state_dict(), …) or as .safetensors"
-        raise ConfigurationError.at(path, "weights", words, fix) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        fix = "save it with torch.save(model.state_dict(), …)"
-        raise ConfigurationError.at(path, "weights", f"is no state_dict but {type(content).__name__}", fix)
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        words = f"is no state_dict (names to tensors) but another {type(content).__name__}"
+        raise ConfigurationError.at(path, "weights", words, fix)
     return content
 
 
 def _torchvision_weights(card: Card, path: Path) -> Any:
     _, name = card.part("weights")
-    try:
+    fix = "write it as torchvision does, such as ResNet18_Weights.DEFAULT"
+    with blamed_on(path / CARD_FILE, "weights", f"looking up {name}", fix):
         return torchvision.models.get_weight(name)
-    except ValueError as error:
-        fix = "write it as torchvision does, such as ResNet18_Weights.DEFAULT"
-        raise ConfigurationError.at(path / CARD_FILE, "weights", str(error), fix) from error
 
 
 def _random(folder: ModelFolder, seed: int) -> nn.Module:
@@ -156,7 +156,8 @@ def _random(folder: ModelFolder, seed: int) -> nn.Module:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
         last = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
         if last:
-            _redraw(module, last[-1], (images - mean) / std)
+            with blamed_on(folder.path / CARD_FILE, "architecture", "forward of random pictures", "mend the model"):
+                _redraw(module, last[-1], (images - mean) / std)
     return module
 
 
@@ -166,6 +167,8 @@ def _redraw(module: nn.Module, last: nn.Linear | nn.Conv2d, images: Tensor) -> N
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     module(images)
     hook.remove()
+    if not seen:  # a layer of an auxiliary head, which eval leaves out
+        return
     features = seen[-1].flatten(2).mean(2) if isinstance(last, nn.Conv2d) else seen[-1].flatten(0, -2)
     spread = features.std(0).square().mean().sqrt().clamp(min=1e-6)
     weight = torch.randn_like(last.weight) / (spread * last.weight[0].numel() ** 0.5)
@@ -180,15 +183,17 @@ def resolved_input(folder: ModelFolder) -> InputSpec:
     card = folder.card
     if card.part("weights")[0] != "torchvision":
         return card.input
-    preset = _torchvision_weights(card, folder.path).transforms()
-    known = {
-        "resize": preset.resize_size[0],
-        "crop": preset.crop_size[0],
-        "interpolation": preset.interpolation.value,
-        "mean": tuple(255 * value for value in preset.mean),
-        "std": tuple(255 * value for value in preset.std),
-    }
-    return InputSpec(**known | card.input.model_dump(include=card.input.model_fields_set))
+    weights = _torchvision_weights(card, folder.path)
+    with blamed_on(folder.path / CARD_FILE, "weights", "reading their transforms", "use weights of a classification"):
+        preset = weights.transforms()
+        known = {
+            "resize": preset.resize_size[0],
+            "crop": preset.crop_size[0],
+            "interpolation": preset.interpolation.value,
+            "mean": tuple(255 * value for value in preset.mean),
+            "std": tuple(255 * value for value in preset.std),
+        }
+        return InputSpec(**known | card.input.model_dump(include=card.input.model_fields_set))
 
 
 def resolved_labels(folder: ModelFolder, classes: int) -> list[str]:
@@ -198,7 +203,8 @@ def resolved_labels(folder: ModelFolder, classes: int) -> list[str]:
         ConfigurationError: there are more or fewer labels than classes.
     """
     card = folder.card
-    labels = _labels(folder)
+    with blamed_on(folder.path / CARD_FILE, "labels", "reading them", "give a text file in UTF-8, one label a line"):
+        labels = _labels(folder)
     if labels is None:
         return [str(number) for number in range(classes)]
     if len(labels) != classes:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 from service.errors import TooLarge, Unprocessable
 from service.loader.card import InputSpec
 
-#: The formats that torchvision decodes; PIL reads only their headers.
+#: The formats that are decoded: by torchvision, after PIL has read the header; a GIF by PIL.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit only warns; `max_pixels` refuses
@@ -39,14 +39,11 @@ class ImageDecoder:
             TooLarge: more pixels than allowed, seen in the header before anything is decoded.
             Unprocessable: not a picture, or a broken one.
         """
-        self._check_header(data)
+        kind = self._check_header(data)
         try:
-            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            image = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except RuntimeError as error:
+            image = _first_frame(data) if kind == "GIF" else _decode(data)
+        except (RuntimeError, OSError, SyntaxError, ValueError) as error:
             raise Unprocessable(f"The picture is broken: {_first_line(error)}") from error
-        if image.dim() == 4:  # an animated GIF: its first frame
-            image = image[0]
         if image.dtype != torch.uint8:
             image = transforms.to_dtype(image, torch.uint8, scale=True)
         return self.fit(image)
@@ -76,13 +73,15 @@ class ImageDecoder:
         cropped: Tensor = transforms.center_crop(resized, [spec.crop, spec.crop])
         return cropped.contiguous()
 
-    def _check_header(self, data: bytes) -> None:
+    def _check_header(self, data: bytes) -> str:
+        """The format; nothing is decoded yet."""
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                width, height = picture.size
+                kind, (width, height) = str(picture.format), picture.size
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise Unprocessable("Not a picture: the bytes are no JPEG, PNG, GIF or WebP file.") from error
         self._check_size(width, height)
+        return kind
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
@@ -95,6 +94,19 @@ class ImageDecoder:
                 f"The picture is {width} x {height}: with its shorter side at {self._spec.resize} pixels, as the model "
                 f"needs it, it would have more than the {self._max_pixels:,} pixels allowed."
             )
+
+
+def _decode(data: bytes) -> Tensor:
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    image: Tensor = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    return image
+
+
+def _first_frame(data: bytes) -> Tensor:
+    """PIL stops after a GIF's first frame; torchvision decodes them all, which a small file can make gigabytes."""
+    with Image.open(io.BytesIO(data), formats=("GIF",)) as picture:
+        frame: Tensor = transforms.pil_to_tensor(picture.convert("RGB"))
+    return frame
 
 
 def best_classes(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
