@@ -203,4 +203,5 @@ class FrameProtocol(asyncio.Protocol):
 
     def send(self, frame: Frame) -> None:
         """Queue the frame; a connection that is closing drops it, and its end tells both sides."""
-        self.transport.write(encode(frame))
+        if not self.transport.is_closing():
+            self.transport.write(encode(frame))

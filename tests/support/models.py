@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -98,9 +98,15 @@ class Direct:
     interpolation: InterpolationMode
     mean: torch.Tensor
     std: torch.Tensor
+    known: dict[bytes, torch.Tensor] = field(default_factory=dict)
 
     def probabilities(self, picture: bytes) -> torch.Tensor:
         """`(classes,) float32` of one picture, alone, contiguous, on the CPU; PIL decodes it, not torchvision."""
+        if picture not in self.known:
+            self.known[picture] = self._forward(picture)
+        return self.known[picture]
+
+    def _forward(self, picture: bytes) -> torch.Tensor:
         with Image.open(io.BytesIO(picture)) as file:
             rows = np.array(ImageOps.exif_transpose(file).convert("RGB"))
         image = torch.from_numpy(rows).permute(2, 0, 1)

@@ -1,0 +1,72 @@
+"""What a living process has imported: each kind carries its own room and no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import httpx
+import pytest
+
+from tests.support.models import photographs
+from tests.support.server import wait_for
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+#: Loaded by every interpreter of the tree; at SIGUSR1 a process writes down what it has imported.
+SITECUSTOMIZE = """\
+import os
+import pathlib
+import signal
+import sys
+
+
+def tell(*_):
+    folder = pathlib.Path(os.environ["MODULES_FOLDER"])
+    (folder / f"{os.getpid()}.part").write_text("\\n".join(sorted(sys.modules)))
+    (folder / f"{os.getpid()}.part").rename(folder / str(os.getpid()))
+
+
+signal.signal(signal.SIGUSR1, tell)
+"""
+
+
+@pytest.fixture
+def imported(serve, two_models, tmp_path):
+    """Starts a server, has it answer, and asks a process by its title what it has imported."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "MODULES_FOLDER": str(tmp_path)}
+    server = serve(two_models, "--default-model", "one", environment=environment)
+
+    def answered() -> None:
+        assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+
+    def ask(title: str) -> set[str]:
+        (pid,) = server.pids(title)
+        os.kill(pid, signal.SIGUSR1)
+        answered()  # a signal is handled when the main thread next runs Python
+        wait_for((tmp_path / str(pid)).exists, 10, f"the modules of {title}")
+        return set((tmp_path / str(pid)).read_text().splitlines())
+
+    answered()
+    return ask
+
+
+def test_a_front_end_that_has_answered_has_no_worker_and_no_weights(imported):
+    modules = imported("gradless: front end 0")
+    assert "service.frontend.predict" in modules
+    assert {"service.engine.worker", "service.engine.batcher", "service.loader.weights"} & modules == set()
+    assert {"service.loader.load", "service.loader.proof", "service.supervisor", "service.cli"} & modules == set()
+
+
+def test_an_engine_that_has_answered_has_no_http(imported):
+    modules = imported("gradless: engine cpu")
+    assert {"service.engine.worker", "service.loader.weights"} <= modules
+    assert {name for name in modules if name.startswith("service.frontend")} == set()
+
+
+def test_the_fork_server_has_torch_and_nothing_of_ours_but_its_list(imported):
+    modules = imported("gradless: fork server")
+    assert "torch" in modules
+    assert {name for name in modules if name.startswith("service.")} == {"service.preload"}

@@ -1,0 +1,328 @@
+"""EngineClient against engines that do exactly what a test says, over real Unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient
+from service.engine.wire import Cancel, Failed, Failure, FrameProtocol, Generation, Infer, ModelState, Result
+from service.errors import DeadlineExceeded, InputCrashesModel, ModelFailed, NotReady, Overloaded
+from service.metrics import Metrics
+
+PIXELS = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+LIMIT = 10.0
+
+
+class Engine:
+    """One generation that takes frames and says nothing until told to."""
+
+    def __init__(self, number: int, device: str = "cpu", state: str = "ready") -> None:
+        self.number, self.device, self.state = number, device, state
+        self.frames: list[Infer | Cancel] = []
+        self.connection: FrameProtocol | None = None
+        self.ended = asyncio.Event()
+        self._changed = asyncio.Condition()
+
+    async def listen(self, folder) -> Generation:
+        engine = self
+
+        class Connection(FrameProtocol):
+            def connection_made(self, transport):
+                super().connection_made(transport)
+                engine.connection = self
+
+            def frame_received(self, frame):
+                engine.frames.append(frame)
+
+            def connection_lost(self, exc):
+                engine.ended.set()
+
+        path = str(folder / f"{self.device}-{self.number}.sock")
+        self.server = await asyncio.get_running_loop().create_unix_server(Connection, path)
+        models = [ModelState("m", self.state, version=f"v{self.number}", detail="its weights are gone")]
+        return Generation(self.device, self.number, path, models)
+
+    async def infers(self, count: int) -> list[Infer]:
+        await until(lambda: len([f for f in self.frames if isinstance(f, Infer)]) >= count)
+        return [frame for frame in self.frames if isinstance(frame, Infer)]
+
+    def answer(self, frame: Infer) -> None:
+        row = np.zeros(1, np.float32).tobytes()
+        self.connection.send(Result(frame.id, 1, row, np.zeros(1, np.int32).tobytes(), 0.0, 0.0))
+
+    def die(self) -> None:
+        self.server.close()
+        self.connection.transport.abort()
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(LIMIT):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+class Scene:
+    """A client, and the engines it turns to."""
+
+    def __init__(self, folder, places: int = 8) -> None:
+        self.folder = folder
+        (folder / "metrics").mkdir()
+        self.client = EngineClient(3, places, Metrics("frontend-0", folder / "metrics"))
+        self.engines: list[Engine] = []
+
+    async def engine(self, **more) -> Engine:
+        engine = Engine(len(self.engines) + 1, **more)
+        self.engines.append(engine)
+        await self.client.turn_to(await engine.listen(self.folder))
+        await until(lambda: engine.connection is not None)
+        return engine
+
+    def ask(self, seconds: float = LIMIT) -> asyncio.Task:
+        return asyncio.ensure_future(self.client.infer("m", PIXELS, 1, time.monotonic() + seconds))
+
+    async def end(self, engine: Engine, cause: str, *aboard: int) -> None:
+        engine.die()
+        await until(lambda: ("cpu", engine.number) not in [e.key for e in self.client._engines.values()])
+        self.client.engine_failed(Failed("cpu", engine.number, cause, list(aboard)))
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Runs a scene, and closes what it opened."""
+
+    @asynccontextmanager
+    async def opened(**more):
+        scene = Scene(tmp_path, **more)
+        try:
+            yield scene
+        finally:
+            for engine in scene.engines:
+                engine.server.close()
+                if engine.connection:
+                    engine.connection.transport.abort()
+            scene.client.close()
+            await asyncio.sleep(0)
+
+    def run(story, **more):
+        async def main():
+            async with asyncio.timeout(LIMIT), opened(**more) as scene:
+                await story(scene)
+
+        asyncio.run(main())
+
+    return run
+
+
+def test_an_answer_comes_with_the_model_of_the_generation_that_gave_it(play):
+    async def story(scene):
+        first = await scene.engine()
+        asked = scene.ask()
+        (frame,) = await first.infers(1)
+        second = await scene.engine()
+        later = scene.ask()
+        (frame2,) = await second.infers(1)
+        first.answer(frame)
+        second.answer(frame2)
+        assert [(await task)[1].version for task in (asked, later)] == ["v1", "v2"]
+
+    play(story)
+
+
+def test_an_old_generation_is_let_go_when_it_has_answered_all(play):
+    async def story(scene):
+        first = await scene.engine()
+        asked = scene.ask()
+        (frame,) = await first.infers(1)
+        await scene.engine()
+        assert not first.ended.is_set()
+        first.answer(frame)
+        await asked
+        await first.ended.wait()
+
+    play(story)
+
+
+@pytest.mark.parametrize("news_first", [True, False])
+def test_a_dead_engines_requests_go_to_the_next_whichever_news_comes_first(play, news_first):
+    async def story(scene):
+        first = await scene.engine()
+        asked = scene.ask()
+        (frame,) = await first.infers(1)
+        if news_first:
+            scene.client.engine_failed(Failed("cpu", 1, "SIGKILL", []))
+            assert not scene.client._orphans  # its stream may still hold the answer
+            first.die()
+        else:
+            await scene.end(first, "SIGKILL")
+        await until(lambda: scene.client._orphans)
+        second = await scene.engine()
+        (again,) = await second.infers(1)
+        assert again == frame
+        second.answer(again)
+        assert (await asked)[1].version == "v2"
+
+    play(story)
+
+
+def test_a_crash_sends_those_aboard_alone_and_those_who_queued_as_they_were(play):
+    async def story(scene):
+        first = await scene.engine()
+        scene.ask(), scene.ask()
+        guilty, queued = await first.infers(2)
+        await scene.end(first, "SIGSEGV", guilty.id)
+        second = await scene.engine()
+        again = {frame.id: frame.alone for frame in await second.infers(2)}
+        assert again == {guilty.id: True, queued.id: False}
+
+    play(story)
+
+
+@pytest.mark.parametrize("cause", ["SIGSEGV", "SIGABRT", "watchdog", "exit 3"])
+def test_a_second_crash_alone_is_the_inputs_fault(play, cause):
+    async def story(scene):
+        asked = scene.ask()
+        for _ in range(2):
+            engine = await scene.engine()
+            (frame,) = await engine.infers(1)
+            await scene.end(engine, cause, frame.id)
+        with pytest.raises(InputCrashesModel, match=cause):
+            await asked
+
+    play(story)
+
+
+def test_a_crash_alone_after_a_crash_in_company_of_a_queue_blames_nobody_else(play):
+    async def story(scene):
+        first = await scene.engine()
+        guilty, innocent = scene.ask(), scene.ask()
+        one, two = await first.infers(2)
+        await scene.end(first, "SIGSEGV", one.id, two.id)
+        second = await scene.engine()
+        await second.infers(2)
+        await scene.end(second, "SIGSEGV", one.id)
+        third = await scene.engine()
+        (left,) = await third.infers(1)
+        third.answer(left)
+        assert (await innocent)[1].version == "v3"
+        with pytest.raises(InputCrashesModel):
+            await guilty
+
+    play(story)
+
+
+def test_e2b_a_kill_is_nobodys_fault_until_the_fifth(play):
+    async def story(scene):
+        asked = scene.ask()
+        alone = []
+        for _ in range(KILLS_FOR_A_STRIKE):
+            engine = await scene.engine()
+            (frame,) = await engine.infers(1)
+            alone.append(frame.alone)
+            await scene.end(engine, "SIGKILL", frame.id)
+        last = await scene.engine()
+        (frame,) = await last.infers(1)
+        assert [*alone, frame.alone] == [False] * KILLS_FOR_A_STRIKE + [True]
+        last.answer(frame)
+        await asked
+
+    play(story)
+
+
+def test_with_no_engine_a_request_waits_until_its_deadline(play):
+    async def story(scene):
+        with pytest.raises(DeadlineExceeded):
+            await scene.ask(seconds=0.05)
+        assert not scene.client._orphans
+
+    play(story)
+
+
+def test_a_request_past_its_deadline_is_cancelled_in_the_engine(play):
+    async def story(scene):
+        engine = await scene.engine()
+        with pytest.raises(DeadlineExceeded):
+            await scene.ask(seconds=0.05)
+        await until(lambda: len(engine.frames) == 2)
+        asked, cancelled = engine.frames
+        assert cancelled == Cancel(asked.id)
+
+    play(story)
+
+
+def test_a_late_answer_of_a_forgotten_request_is_dropped(play):
+    async def story(scene):
+        engine = await scene.engine()
+        with pytest.raises(DeadlineExceeded):
+            await scene.ask(seconds=0.05)
+        engine.answer((await engine.infers(1))[0])
+        asked = scene.ask()
+        engine.answer((await engine.infers(2))[1])
+        await asked
+
+    play(story)
+
+
+def test_an_engines_failure_is_raised_as_the_refusal_it_names(play):
+    async def story(scene):
+        engine = await scene.engine()
+        asked = scene.ask()
+        (frame,) = await engine.infers(1)
+        engine.connection.send(Failure(frame.id, ModelFailed.name, "it raised"))
+        with pytest.raises(ModelFailed, match="it raised"):
+            await asked
+
+    play(story)
+
+
+def test_no_more_examples_are_admitted_than_there_are_places(play):
+    async def story(scene):
+        with scene.client.admit(5):
+            with pytest.raises(Overloaded) as refused, scene.client.admit(4):
+                pass
+            assert int(refused.value.headers["Retry-After"]) >= 1
+            with scene.client.admit(3):
+                pass
+        with scene.client.admit(8):
+            pass
+
+    play(story, places=8)
+
+
+def test_the_engine_with_the_least_to_do_gets_the_next_request(play):
+    async def story(scene):
+        first, second = await scene.engine(device="cuda:0"), await scene.engine(device="cuda:1")
+        asked = [scene.ask() for _ in range(4)]
+        one, two = await first.infers(2), await second.infers(2)
+        for frame in one:
+            first.answer(frame)
+        await asyncio.gather(asked[0], asked[2])
+        scene.ask(), scene.ask()
+        assert len(await first.infers(4)) == 4
+        assert len(two) == 2
+
+    play(story)
+
+
+def test_a_model_that_the_next_engine_cannot_serve_is_refused_with_the_reason(play):
+    async def story(scene):
+        first = await scene.engine()
+        asked = scene.ask()
+        await first.infers(1)
+        await scene.end(first, "SIGKILL")
+        await scene.engine(state="failed")
+        with pytest.raises(NotReady, match="weights are gone"):
+            await asked
+
+    play(story)
+
+
+def test_no_two_front_ends_ever_give_the_same_id(tmp_path):
+    metrics = Metrics("frontend-0", tmp_path)
+    first, replaced = (EngineClient(start, 1, metrics) for start in (1, 2))
+    assert next(first._ids) + (1 << 40) == next(replaced._ids)
