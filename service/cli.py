@@ -127,10 +127,11 @@ def _bench(
     rounds: Annotated[int, typer.Option(min=1, max=20, help="Bare loop and server take turns so often.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure the server beside the bare loop, in one run; the ratio is the result."""
+    """Measure the server beside the bare loop, in one run; the ratio is the result. Exit 1 when a request failed."""
     from service.bench.command import run_bench
 
-    run_bench(read_settings(flags), model or [], clients, seconds, rounds, json)
+    failures = run_bench(read_settings(flags), model or [], clients, seconds, rounds, json)
+    raise typer.Exit(1 if failures else 0)
 
 
 app.command("serve")(with_settings(_serve))

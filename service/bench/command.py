@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -30,7 +31,10 @@ START_SECONDS = 120.0
 
 @dataclass
 class Comparison:
-    """One model: medians over the rounds. Rates are pictures/s, times milliseconds."""
+    """One model: medians over the rounds. Rates are pictures/s, times milliseconds.
+
+    `latency_ms` has the percentiles of all rounds of the many clients together.
+    """
 
     model: str
     memory_format: str
@@ -39,14 +43,15 @@ class Comparison:
     bare_rate: float
     served_rate: float
     ratio: float
+    latency_ms: dict[str, float]
     bare_one_ms: float
     served_one_ms: float
     one_client_cost_ms: float
     failures: int
 
 
-def run_bench(settings: Settings, models: list[str], clients: int, seconds: float, rounds: int, as_json: bool) -> None:
-    """Compare for each model, and print a table or JSON."""
+def run_bench(settings: Settings, models: list[str], clients: int, seconds: float, rounds: int, as_json: bool) -> int:
+    """Compare for each model, and print a table or JSON; returns how many requests failed."""
     folders = find_models(settings.models)
     names = models or [choose_default(folders, settings.default_model)]
     if missing := [name for name in names if name not in folders]:
@@ -64,13 +69,19 @@ def run_bench(settings: Settings, models: list[str], clients: int, seconds: floa
     if as_json:
         print(json.dumps({"models": [asdict(result) for result in results]}, indent=2))
     else:
-        Console().print(_table(results))
+        console = Console()
+        console.print(_table(results), width=None if console.is_terminal else 120)
+    failures = sum(result.failures for result in results)
+    if failures:
+        print(f"{failures} requests failed", file=sys.stderr)
+    return failures
 
 
 @dataclass
 class Turn:
     bare_rate: float
     served_rate: float
+    latencies: list[float]
     bare_one_ms: float
     served_one_ms: float
     failures: int
@@ -86,6 +97,7 @@ def _round(bare: Any, url: str, model: str, batch_size: int, clients: int, secon
     return Turn(
         bare_rate,
         len(many["latencies"]) / many["seconds"],
+        many["latencies"],
         bare_one_ms,
         statistics.median(one["latencies"]),
         many["failures"] + one["failures"],
@@ -101,6 +113,7 @@ def _compare(name: str, shown: dict[str, Any], clients: int, batch_size: int, tu
         bare_rate=statistics.median(turn.bare_rate for turn in turns),
         served_rate=statistics.median(turn.served_rate for turn in turns),
         ratio=statistics.median(turn.served_rate / turn.bare_rate for turn in turns),
+        latency_ms=percentiles([latency for turn in turns for latency in turn.latencies]),
         bare_one_ms=statistics.median(turn.bare_one_ms for turn in turns),
         served_one_ms=statistics.median(turn.served_one_ms for turn in turns),
         one_client_cost_ms=statistics.median(turn.served_one_ms - turn.bare_one_ms for turn in turns),
@@ -108,20 +121,35 @@ def _compare(name: str, shown: dict[str, Any], clients: int, batch_size: int, tu
     )
 
 
+def percentiles(values: list[float]) -> dict[str, float]:
+    """By nearest rank: the smallest value that so many per cent of all do not exceed."""
+    ordered = sorted(values)
+    ranks = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+    return {name: ordered[max(0, math.ceil(rank / 100 * len(ordered)) - 1)] for name, rank in ranks.items()}
+
+
 def _table(results: list[Comparison]) -> Table:
-    table = Table(title="Gradless beside the bare loop, in one run", title_justify="left")
-    for heading in ("model", "layout", "bare loop", "served", "ratio", "one client", "bare, batch 1", "cost"):
+    first = results[0]
+    table = Table(
+        title=f"Gradless beside the bare loop, in one run; pictures/s, milliseconds, {first.clients} clients",
+        title_justify="left",
+        caption="one client: median; bare: decode and forward at batch 1; cost: their difference",
+        caption_justify="left",
+    )
+    for heading in ("model", "layout", "bare loop", "served", "ratio", "p50", "p99.9", "one client", "bare", "cost"):
         table.add_column(heading, justify="left" if heading in ("model", "layout") else "right")
     for r in results:
         table.add_row(
             r.model,
-            r.memory_format,
-            f"{r.bare_rate:.1f}/s, batch {r.batch_size}",
-            f"{r.served_rate:.1f}/s, {r.clients} clients",
+            r.memory_format.removesuffix("_format"),
+            f"{r.bare_rate:.1f} (batch {r.batch_size})",
+            f"{r.served_rate:.1f}",
             f"{r.ratio:.2f}",
-            f"{r.served_one_ms:.1f} ms",
-            f"{r.bare_one_ms:.1f} ms",
-            f"{r.one_client_cost_ms:+.1f} ms",
+            f"{r.latency_ms['p50']:.1f}",
+            f"{r.latency_ms['p99.9']:.1f}",
+            f"{r.served_one_ms:.1f}",
+            f"{r.bare_one_ms:.1f}",
+            f"{r.one_client_cost_ms:+.1f}",
         )
     return table
 
@@ -182,7 +210,10 @@ def load(url: str, path: str, clients: int, seconds: float) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120)
     if done.returncode:
         raise RuntimeError(f"the load generator ended with {done.returncode}:\n{done.stderr}")
-    return dict(json.loads(done.stdout))
+    tally = dict(json.loads(done.stdout))
+    if not tally["latencies"]:
+        raise RuntimeError(f"none of {tally['failures']} requests to {path} was answered")
+    return tally
 
 
 def _model(url: str, name: str) -> dict[str, Any]:
