@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Optional, get_args
 
 import typer
+from pydantic.fields import FieldInfo
 
 import service
 from service.errors import ConfigurationError
@@ -21,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its table cuts long flags short on 80 columns
 )
 
 
@@ -61,7 +63,7 @@ def with_settings(command: Callable[..., None], *names: str) -> Callable[..., No
             default=None,
             annotation=Annotated[
                 _flag_type(field.annotation),
-                typer.Option(help=f"{field.description} [default: {field.default}]", show_default=False),
+                typer.Option(help=_help(field), show_default=False),
             ],
         )
         for name, field in fields.items()
@@ -75,6 +77,11 @@ def with_settings(command: Callable[..., None], *names: str) -> Callable[..., No
     run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
     return run
+
+
+def _help(field: FieldInfo) -> str:
+    default = "" if field.default in (None, "", []) else f" [default: {field.default}]"
+    return f"{field.description}{default}"
 
 
 def _flag_type(annotation: Any) -> Any:

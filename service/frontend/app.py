@@ -61,7 +61,7 @@ class FrontEnd:
         decode_threads = self._settings.decode_threads or usable_cores()
         pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
         predictor = Predictor(self.client, self._spec.default_model, pool, self._settings, self.metrics)
-        app = Envelope(self._app(predictor), lambda: self.draining)
+        app = Envelope(self._app(predictor), lambda: self.draining, self._settings.access_log)
         self._server = Server(_uvicorn_config(app, self._settings))
         await Control.open(control, self._control_frame)
         gc.collect()
@@ -170,7 +170,7 @@ def _uvicorn_config(app: Envelope, settings: Settings) -> uvicorn.Config:
         lifespan="off",
         log_config=None,
         log_level="warning",
-        access_log=settings.access_log,
+        access_log=False,  # Envelope has one that knows the request id
         server_header=False,
         timeout_graceful_shutdown=30,
         ssl_certfile=settings.ssl_certfile,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 
 import msgspec
+import structlog
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -17,18 +19,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Malformed, MethodNotAllowed, NotFound, Refusal
 
+log = structlog.get_logger()
+
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Envelope:
     """Gives each response its `X-Request-Id` and, while draining, `Connection: close`.
 
-    A client's own id is echoed where it is harmless in a header and a log; otherwise one is made.
+    A client's own id is echoed where it is harmless in a header and a log; otherwise one is made. With `access_log`
+    each response is logged under it, without its query, headers and body.
     """
 
-    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool], access_log: bool) -> None:
         self._app = app
         self._is_draining = is_draining
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,6 +43,7 @@ class Envelope:
         stated = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = stated.decode() if _SAFE_ID.fullmatch(stated) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        began = time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -44,6 +51,10 @@ class Envelope:
                 headers["X-Request-Id"] = request_id
                 if self._is_draining():
                     headers["Connection"] = "close"
+                if self._access_log:
+                    took = round((time.monotonic() - began) * 1000, 2)
+                    where = {"method": scope["method"], "path": scope["path"], "status": message["status"]}
+                    log.info("request", request_id=request_id, milliseconds=took, **where)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from shutil import which
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support.models import SMALL, make_models, photographs
+from tests.support.server import wait_for
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -89,6 +91,16 @@ def test_requests_are_counted_once_over_several_front_ends(server):
     for _ in range(20):  # a connection each, so that both front ends get some
         assert httpx.post(f"{server.url}/models/two/predict", content=photographs()[0], headers=JPEG).status_code == 200
     assert count() - before == 20
+
+
+def test_the_access_log_has_a_line_a_request_and_no_query(serve, two_models):
+    server = serve(two_models, "--default-model", "one", "--access-log")
+    httpx.post(f"{server.url}/predict?top_k=3&key=secret", content=b"", headers=JPEG | {"X-Request-Id": "mine-2"})
+    lines = wait_for(lambda: [json.loads(line) for line in server.log if "mine-2" in line], 10, "a line in the log")
+    (line,) = lines
+    assert (line["event"], line["method"], line["path"], line["status"]) == ("request", "POST", "/predict", 400)
+    assert line["milliseconds"] > 0
+    assert "secret" not in "".join(server.log)
 
 
 MOVED_BY_ONE_REQUEST = {
