@@ -17,6 +17,7 @@ from torch import Tensor
 from service.allocator import keep_freed_memory
 from service.cores import usable_cores
 from service.engine.model import ServedModel
+from service.engine.wire import Tuning
 from service.errors import ConfigurationError, Refusal
 from service.loader.load import load
 from service.loader.repository import choose_default, find_models
@@ -59,9 +60,9 @@ def predict_files(sources: list[str], model: str | None, top_k: int, settings: S
     device = torch.device("cuda" if settings.device == "auto" and torch.cuda.is_available() else _plain(settings))
     loaded = load(folder)
     served = ServedModel(loaded, folder.card, device)
-    served.settle_memory_format("channels_last" if len(files) == 1 else None)
+    threads = settings.threads or usable_cores()
+    served.tune(Tuning("channels_last", threads) if len(files) == 1 else None, threads)
     decoder = ImageDecoder(loaded.input, settings.max_pixels)
-    torch.set_num_threads(settings.threads or usable_cores())
     with torch.inference_mode():
         report = served.check()
         if not report.passed:

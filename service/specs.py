@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.engine.wire import Tuning
 from service.loader.repository import ModelFolder
 from service.settings import Settings
 
@@ -19,7 +20,7 @@ class EngineSpec:
         socket: where front ends reach it.
         aboard: the file that tells who was in its forward when it died.
         threads: intra-op threads of its worker.
-        memory_formats: by model version, what an earlier engine measured to be faster.
+        tunings: by model version, what an earlier engine measured to be fastest.
     """
 
     device: str
@@ -29,7 +30,7 @@ class EngineSpec:
     aboard: Path
     metrics: Path
     threads: int
-    memory_formats: dict[str, str]
+    tunings: dict[str, Tuning]
     folders: Sequence[ModelFolder]
     settings: Settings
 

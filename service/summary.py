@@ -26,7 +26,7 @@ def show(settings: Settings, address: tuple[Any, ...], models: list[ModelState],
         log.info("serving", url=url, devices=devices, models=states, version=service.__version__)
         return
     table = Table(title=f"Gradless {service.__version__} · {url} · {', '.join(devices)}", title_justify="left")
-    for heading in ("model", "version", "state", "self-check", "batch sizes", "layout"):
+    for heading in ("model", "version", "state", "self-check", "batch sizes", "runs as"):
         table.add_column(heading)
     for model in models:
         passed = sum(passed for _, passed, _ in model.rules)
@@ -36,7 +36,7 @@ def show(settings: Settings, address: tuple[Any, ...], models: list[ModelState],
             model.state,
             f"{passed} of {len(model.rules)} rules passed" if model.rules else model.detail,
             " ".join(map(str, model.batch_sizes)),
-            model.memory_format,
+            f"{model.tuning.memory_format}, {model.tuning.threads} threads" if model.tuning else "",
         )
     console = Console(stderr=True)
     console.print(table)

@@ -24,7 +24,7 @@ from service import summary
 from service.cores import usable_cores
 from service.devices import resolve_devices
 from service.engine.aboard import read_aboard
-from service.engine.wire import AnyFrame, Drain, Failed, Frame, Generation, Ready
+from service.engine.wire import AnyFrame, Drain, Failed, Frame, Generation, Ready, Tuning
 from service.errors import ConfigurationError
 from service.launch import run_engine, run_front_end
 from service.loader.repository import ModelFolder
@@ -90,7 +90,7 @@ class Supervisor:
         self._devices: dict[str, Device] = {}
         self._front_ends: dict[int, FrontEnd] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._memory_formats: dict[str, str] = {}
+        self._tunings: dict[str, Tuning] = {}
         self._failure: BaseException | None = None
         self._served = False
         self._announced = False
@@ -173,7 +173,7 @@ class Supervisor:
             aboard=self._run_folder / f"engine-{number}.aboard",
             metrics=self._metrics_folder,
             threads=self._settings.threads or max(1, usable_cores() // len(self._devices)),
-            memory_formats=dict(self._memory_formats),
+            tunings=dict(self._tunings),
             folders=list(self._folders.values()),
             settings=self._settings,
         )
@@ -189,7 +189,7 @@ class Supervisor:
         engine.ready = frame
         self._served = True
         before, device.current, device.starting = device.current, engine, None
-        self._memory_formats |= {m.version: m.memory_format for m in frame.models if m.version}
+        self._tunings |= {model.version: model.tuning for model in frame.models if model.tuning}
         self._metrics.engine_up.labels(device.name).set(1)
         self._broadcast(self._generation(engine, frame))
         if before:

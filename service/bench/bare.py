@@ -13,6 +13,7 @@ import torch
 from service.bench.pictures import bench_pictures
 from service.cores import usable_cores
 from service.engine.model import ServedModel
+from service.engine.wire import Tuning
 from service.loader.load import load
 from service.loader.repository import ModelFolder
 from service.settings import Settings
@@ -27,7 +28,7 @@ def run_bare_loop(connection: Connection, folder: ModelFolder, memory_format: st
     torch.set_num_threads(settings.threads or usable_cores())
     device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
     model = ServedModel(load(folder), folder.card, device)
-    model.settle_memory_format(memory_format)
+    model.tune(Tuning(memory_format, torch.get_num_threads()), torch.get_num_threads())
     decoder = ImageDecoder(model.loaded.input, settings.max_pixels)
     with torch.inference_mode():
         model.warm_up(model.sizes)
@@ -38,7 +39,7 @@ def run_bare_loop(connection: Connection, folder: ModelFolder, memory_format: st
 def _run(model: ServedModel, decoder: ImageDecoder, batch_size: int, seconds: float) -> tuple[float, float]:
     times = []
     end = time.perf_counter() + seconds
-    for files in _batches(batch_size):
+    for files in _batches(batch_size, model.loaded.input.crop):
         began = time.perf_counter()
         pixels = torch.stack([decoder.decode(file) for file in files])
         best_classes(model.run_batch(pixels), 5)
@@ -48,7 +49,7 @@ def _run(model: ServedModel, decoder: ImageDecoder, batch_size: int, seconds: fl
     return batch_size * len(times) / sum(times), statistics.median(times) * 1000
 
 
-def _batches(size: int) -> Iterator[list[bytes]]:
-    pictures = cycle(bench_pictures())
+def _batches(size: int, crop: int) -> Iterator[list[bytes]]:
+    pictures = cycle(bench_pictures(crop))
     while True:
         yield list(islice(pictures, size))

@@ -60,17 +60,17 @@ def run_bench(settings: Settings, models: list[str], clients: int, seconds: floa
         task = progress.add_task("measuring", total=len(names) * rounds)
         results = []
         for name in names:
-            with bare_loop(folders[name], _model(url, name)["memory_format"], settings) as bare:
+            shown = _model(url, name)
+            with bare_loop(folders[name], shown["memory_format"], settings) as bare:
                 turns = []
                 for _ in range(rounds):
-                    turns.append(_round(bare, url, name, _batch_size(folders[name]), clients, seconds))
+                    turns.append(_round(bare, url, shown, clients, seconds))
                     progress.advance(task)
-            results.append(_compare(name, _model(url, name), clients, _batch_size(folders[name]), turns))
+            results.append(_compare(shown, clients, turns))
     if as_json:
         print(json.dumps({"models": [asdict(result) for result in results]}, indent=2))
     else:
-        console = Console()
-        console.print(_table(results), width=None if console.is_terminal else 120)
+        Console(width=None if sys.stdout.isatty() else 120).print(_table(results))
     failures = sum(result.failures for result in results)
     if failures:
         print(f"{failures} requests failed", file=sys.stderr)
@@ -87,13 +87,13 @@ class Turn:
     failures: int
 
 
-def _round(bare: Any, url: str, model: str, batch_size: int, clients: int, seconds: float) -> Turn:
-    bare.send((batch_size, seconds))
+def _round(bare: Any, url: str, shown: dict[str, Any], clients: int, seconds: float) -> Turn:
+    bare.send((shown["batch_sizes"][-1], seconds))
     bare_rate, _ = bare.recv()
-    many = load(url, f"/models/{model}/predict", clients, seconds)
+    many = load(url, shown, clients, seconds)
     bare.send((1, seconds / 3))
     _, bare_one_ms = bare.recv()
-    one = load(url, f"/models/{model}/predict", 1, seconds / 3)
+    one = load(url, shown, 1, seconds / 3)
     return Turn(
         bare_rate,
         len(many["latencies"]) / many["seconds"],
@@ -104,11 +104,11 @@ def _round(bare: Any, url: str, model: str, batch_size: int, clients: int, secon
     )
 
 
-def _compare(name: str, shown: dict[str, Any], clients: int, batch_size: int, turns: list[Turn]) -> Comparison:
+def _compare(shown: dict[str, Any], clients: int, turns: list[Turn]) -> Comparison:
     return Comparison(
-        model=name,
+        model=shown["name"],
         memory_format=shown["memory_format"],
-        batch_size=batch_size,
+        batch_size=shown["batch_sizes"][-1],
         clients=clients,
         bare_rate=statistics.median(turn.bare_rate for turn in turns),
         served_rate=statistics.median(turn.served_rate for turn in turns),
@@ -152,10 +152,6 @@ def _table(results: list[Comparison]) -> Table:
             f"{r.one_client_cost_ms:+.1f}",
         )
     return table
-
-
-def _batch_size(folder: ModelFolder) -> int:
-    return folder.card.batching.max_batch_size or 8
 
 
 @contextmanager
@@ -203,10 +199,12 @@ def _wait_for_url(process: subprocess.Popen[str]) -> str:
     raise ConfigurationError(["bench: the server did not start:", *map(str.rstrip, lines[-10:])])
 
 
-def load(url: str, path: str, clients: int, seconds: float) -> dict[str, Any]:
-    """The tally of closed-loop clients, run in a process of their own."""
+def load(url: str, shown: dict[str, Any], clients: int, seconds: float) -> dict[str, Any]:
+    """The tally of closed-loop clients of a model, run in a process of their own."""
     host, _, port = url.partition("//")[2].rpartition(":")
-    command = [sys.executable, "-m", "service.bench.load", host, port, path, str(clients), str(seconds)]
+    path, crop = f"/models/{shown['name']}/predict", shown["input"]["crop"]
+    arguments = [host, port, path, str(crop), str(clients), str(seconds)]
+    command = [sys.executable, "-m", "service.bench.load", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120)
     if done.returncode:
         raise RuntimeError(f"the load generator ended with {done.returncode}:\n{done.stderr}")

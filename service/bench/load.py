@@ -94,9 +94,9 @@ async def closed_loop(host: str, port: int, requests: list[bytes], clients: int,
 
 
 def main() -> None:
-    """Arguments: host, port, path, clients, seconds. Prints the tally as JSON."""
-    host, port, path, clients, seconds = sys.argv[1:]
-    requests = [http_request(path, picture) for picture in bench_pictures()]
+    """Arguments: host, port, path, the model's crop, clients, seconds. Prints the tally as JSON."""
+    host, port, path, crop, clients, seconds = sys.argv[1:]
+    requests = [http_request(path, picture) for picture in bench_pictures(int(crop))]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         began = time.perf_counter()
         tally = runner.run(closed_loop(host, int(port), requests, int(clients), float(seconds)))

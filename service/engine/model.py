@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from service.engine.batcher import ladder
-from service.engine.wire import ModelState
+from service.engine.wire import ModelState, Tuning
 from service.errors import ModelOutputInvalid
 from service.loader.card import Card
 from service.loader.load import LoadedModel
@@ -18,6 +18,9 @@ from service.loader.proof import Report, prove
 
 #: Cap of a batch until somebody measures: beyond it a CPU's cache is the limit, a GPU's return diminishes.
 DEFAULT_CAP = {"cpu": 8, "cuda": 32}
+
+#: A forward at the cap that one thread does in this time keeps to one thread; longer than the second, none is tried.
+SHORT_SECONDS, NOT_SHORT_SECONDS = 0.004, 0.02
 
 _FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -28,14 +31,14 @@ class ServedModel:
     Attributes:
         cap: the largest batch, in examples.
         sizes: the ladder of batch sizes up to the cap.
-        memory_format: `contiguous_format` or `channels_last`, whichever measured faster.
+        tuning: memory format and threads, whichever measured fastest.
     """
 
     def __init__(self, loaded: LoadedModel, card: Card, device: torch.device) -> None:
         self.loaded = loaded
         self.cap = card.batching.max_batch_size or DEFAULT_CAP[device.type]
         self.sizes = ladder(self.cap)
-        self.memory_format = "contiguous_format"
+        self.tuning = Tuning("contiguous_format", torch.get_num_threads())
         self._card = card
         self._device = device
         self._module = loaded.module.to(device)
@@ -66,8 +69,10 @@ class ServedModel:
         Raises:
             ModelOutputInvalid: the model did not give one row of class scores for each input.
         """
+        if torch.get_num_threads() != self.tuning.threads:
+            torch.set_num_threads(self.tuning.threads)
         moved = pixels.to(self._device, non_blocking=True)
-        images = moved.to(torch.float32, memory_format=_FORMATS[self.memory_format])
+        images = moved.to(torch.float32, memory_format=_FORMATS[self.tuning.memory_format])
         logits = self._module(images.sub_(self._mean).div_(self._std))
         if not isinstance(logits, Tensor) or logits.shape != (len(pixels), self.loaded.classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -77,26 +82,31 @@ class ServedModel:
             torch.cuda.current_stream(self._device).synchronize()  # else a forward's time is the time to launch it
         return logits
 
-    def settle_memory_format(self, known: str | None) -> None:
-        """Lay the weights out as measures faster here; `known` is what an earlier measurement found.
+    def tune(self, known: Tuning | None, threads: int) -> None:
+        """Lay the weights out, and take as many of `threads`, as measures fastest here.
 
-        Called outside inference mode, so that the weights stay normal tensors. Nothing has a fixed winner:
-        channels_last triples EfficientNet-Lite0 on AVX-512 and slows other models down.
+        `known` is what an earlier measurement found. Called outside inference mode, so that the weights stay normal
+        tensors. Nothing has a fixed winner: channels_last triples EfficientNet-Lite0 on AVX-512 and slows other
+        models down. And a second thread halves a long forward, but a tiny one mostly waits for it to be scheduled: a
+        model of one layer served 430 pictures/s with two threads on two busy cores, 1,830 with one.
         """
-        if known is None:
-            seconds = {}
-            for name in _FORMATS:
-                self._lay_out(name)
-                seconds[name] = self._time_forward()
-            known = min(seconds, key=lambda name: seconds[name])
-        self._lay_out(known)
+        self._apply(known or self._measure(threads))
 
-    def _lay_out(self, name: str) -> None:
-        self.memory_format = name
-        self._module.to(memory_format=_FORMATS[name])
+    def _measure(self, threads: int) -> Tuning:
+        seconds = {tuning: self._time(tuning) for tuning in (Tuning(name, threads) for name in _FORMATS)}
+        fastest = min(seconds, key=lambda tuning: seconds[tuning])
+        alone = Tuning(fastest.memory_format, 1)
+        if self._device.type == "cpu" and seconds[fastest] < NOT_SHORT_SECONDS and self._time(alone) < SHORT_SECONDS:
+            return alone
+        return fastest
 
-    def _time_forward(self) -> float:
+    def _apply(self, tuning: Tuning) -> None:
+        self.tuning = tuning
+        self._module.to(memory_format=_FORMATS[tuning.memory_format])
+
+    def _time(self, tuning: Tuning) -> float:
         """Seconds of the best of three forwards at the cap, after one that is not counted."""
+        self._apply(tuning)
         with torch.inference_mode():
             self.run_batch(self._staging)
             return min(self._timed_forward() for _ in range(3))
@@ -126,7 +136,7 @@ class ServedModel:
             input=loaded.input.model_dump(),
             labels=loaded.labels,
             batch_sizes=self.sizes,
-            memory_format=self.memory_format,
+            tuning=self.tuning,
             memory_bytes=loaded.memory,
             card=self._card.model_dump(mode="json", exclude_none=True),
             rules=rules or [],

@@ -70,7 +70,7 @@ class Engine:
             self._spec.folders,
             torch.device(self._spec.device),
             self._spec.threads,
-            self._spec.memory_formats,
+            self._spec.tunings,
             Aboard(self._spec.aboard),
             self.metrics,
             ready=lambda found: loop.call_soon_threadsafe(states.set_result, found),

@@ -76,6 +76,16 @@ class Failure(Frame, frozen=True):
     detail: str
 
 
+class Tuning(msgspec.Struct, frozen=True):
+    """How a model runs on its device, as measured there.
+
+    `memory_format` is `contiguous_format` or `channels_last`; `threads` is the number of intra-op threads.
+    """
+
+    memory_format: str
+    threads: int
+
+
 class ModelState(msgspec.Struct, frozen=True):
     """What a front end needs to know of one model in one generation, and what `/models/{m}` shows.
 
@@ -93,7 +103,7 @@ class ModelState(msgspec.Struct, frozen=True):
     input: dict[str, Any] = {}
     labels: list[str] = []
     batch_sizes: list[int] = []
-    memory_format: str = ""
+    tuning: Tuning | None = None
     memory_bytes: dict[str, int] = {}
     card: dict[str, Any] = {}
     rules: list[tuple[str, bool, str]] = []

@@ -22,7 +22,7 @@ import torch
 from service.engine.aboard import Aboard
 from service.engine.batcher import Batch, Batcher, Part, Request
 from service.engine.model import ServedModel
-from service.engine.wire import Failure, Infer, ModelState, Result
+from service.engine.wire import Failure, Infer, ModelState, Result, Tuning
 from service.errors import ConfigurationError, DeadlineExceeded, ModelFailed, ModelOutputInvalid, Refusal
 from service.loader.load import load
 from service.loader.repository import ModelFolder
@@ -58,7 +58,7 @@ class Worker(threading.Thread):
         folders: the models to load, in order.
         device: where they run.
         threads: intra-op threads of this thread.
-        memory_formats: by version, what an earlier engine of this server measured; it saves measuring again.
+        tunings: by version, what an earlier engine of this server measured; it saves measuring again.
         aboard: where the ids in the current forward are written.
         ready: called once, from this thread, with every model's state.
         deliver: called once a batch, from this thread, with the answers that are complete.
@@ -69,7 +69,7 @@ class Worker(threading.Thread):
         folders: Sequence[ModelFolder],
         device: torch.device,
         threads: int,
-        memory_formats: dict[str, str],
+        tunings: dict[str, Tuning],
         aboard: Aboard,
         metrics: Metrics,
         ready: Callable[[list[ModelState]], object],
@@ -79,7 +79,7 @@ class Worker(threading.Thread):
         self._folders = folders
         self._device = device
         self._threads = threads
-        self._memory_formats = memory_formats
+        self._tunings = tunings
         self._aboard = aboard
         self._metrics = metrics
         self._ready = ready
@@ -125,7 +125,7 @@ class Worker(threading.Thread):
         state = ModelState(folder.name, "loading", required=folder.card.required)
         try:
             model = ServedModel(load(folder), folder.card, self._device)
-            model.settle_memory_format(self._memory_formats.get(model.loaded.version))
+            model.tune(self._tunings.get(model.loaded.version), self._threads)
         except ConfigurationError as error:
             return self._failed(state, str(error))
         except Exception as error:
@@ -139,7 +139,7 @@ class Worker(threading.Thread):
         model = self._models.get(state.name)
         if model is None:
             return state
-        known = model.loaded.version in self._memory_formats
+        known = model.loaded.version in self._tunings
         try:
             model.warm_up([1, model.cap] if known else model.sizes)
             report = model.check()

@@ -54,7 +54,8 @@ def operations(client: EngineClient, is_draining: Callable[[], bool], metrics_fo
                 "input": state.input,
                 "classes": len(state.labels),
                 "batch_sizes": state.batch_sizes,
-                "memory_format": state.memory_format,
+                "memory_format": state.tuning and state.tuning.memory_format,
+                "threads": state.tuning and state.tuning.threads,
                 "memory_bytes": state.memory_bytes,
                 "card": card,
             }

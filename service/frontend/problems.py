@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -41,7 +41,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         stated = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = stated.decode() if _SAFE_ID.fullmatch(stated) else uuid.uuid4().hex
+        request_id = stated.decode() if _SAFE_ID.fullmatch(stated) else f"{random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.monotonic()
 
