@@ -72,6 +72,21 @@ class Metrics:
         self.build_info.labels(service.__version__, torch_version, platform.python_version()).set(1)
 
 
+class RequestMetrics:
+    """What each request to one model touches, looked up once: `labels()` costs as much as the counting."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self.in_flight = metrics.in_flight.labels(model)
+        self.duration = metrics.request_duration.labels(model)
+        self.decode = metrics.stage_duration.labels(model, "decode")
+        self.ok = metrics.requests.labels(model, "gradless", "200")
+        self.requests_in_flight = 0
+
+    def count_in_flight(self, change: int) -> None:
+        self.requests_in_flight += change
+        self.in_flight.set(self.requests_in_flight)
+
+
 def render(folder: Path) -> tuple[bytes, str]:
     """The metrics of every process of this server, as text, and its content type."""
     registry = CollectorRegistry()

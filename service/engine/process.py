@@ -13,7 +13,7 @@ from service.allocator import keep_freed_memory
 from service.child import Control, begin_child, run_loop
 from service.engine.aboard import Aboard
 from service.engine.batcher import Request
-from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol, Infer, ModelState, Ready
+from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol, Infer, ModelState, Ready, Result
 from service.engine.worker import Answer, Job, Worker
 from service.errors import NotReady, Unprocessable
 from service.metrics import Metrics
@@ -113,11 +113,14 @@ class Engine:
         self._end_if_drained()
 
     def _deliver(self, answers: list[Answer]) -> None:
+        by_connection: dict[FrontEndConnection, list[Result | Failure]] = {}
         for request, frame in answers:
             connection: FrontEndConnection = request.payload.connection
             if request.id in connection.waiting:
                 connection.waiting.discard(request.id)
-                connection.send(frame)
+                by_connection.setdefault(connection, []).append(frame)
+        for connection, frames in by_connection.items():
+            connection.send(*frames)
 
     def _control_frame(self, frame: AnyFrame) -> None:
         if isinstance(frame, Drain):

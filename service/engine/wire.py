@@ -211,7 +211,7 @@ class FrameProtocol(asyncio.Protocol):
     def frame_received(self, frame: AnyFrame) -> None:
         raise NotImplementedError
 
-    def send(self, frame: Frame) -> None:
-        """Queue the frame; a connection that is closing drops it, and its end tells both sides."""
+    def send(self, *frames: Frame) -> None:
+        """Queue frames as one write; a connection that is closing drops them, and its end tells both sides."""
         if not self.transport.is_closing():
-            self.transport.write(encode(frame))
+            self.transport.write(b"".join(map(encode, frames)))

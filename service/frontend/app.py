@@ -7,7 +7,7 @@ import contextlib
 import gc
 import math
 import socket
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -16,9 +16,11 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 import service
 from service.child import Control, begin_child, run_loop
@@ -84,6 +86,7 @@ class FrontEnd:
         async def predict_with(request: Request, model: str) -> Response:
             return await predictor.answer(request, model)
 
+        app.router.route_class = PlainRoute
         app.post("/predict", **documentation.PREDICT)(predict)
         app.post("/models/{model}/predict", **documentation.PREDICT)(predict_with)
         app.include_router(operations(self.client, lambda: self.draining, self._spec.metrics))
@@ -123,6 +126,24 @@ class FrontEnd:
         await asyncio.sleep(drain.delay_seconds)
         self._server.config.timeout_graceful_shutdown = max(1, math.ceil(drain.limit_seconds))
         self._server.should_exit = True
+
+
+class PlainRoute(APIRoute):
+    """A documented route that calls its endpoint with the request and the path's parameters, and nothing in between.
+
+    FastAPI's own solves dependencies and opens two exit stacks a request, of which /predict has no use: 5 % of what a
+    front end does for a small picture.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        endpoint = cast(Callable[..., Awaitable[Response]], self.endpoint)
+
+        async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send), **scope["path_params"])
+            await response(scope, receive, send)
+
+        self.app = plain
 
 
 class Server(uvicorn.Server):

@@ -22,7 +22,7 @@ from service.errors import Malformed, ModelNotFound, NotReady, Refusal, Unproces
 from service.frontend.inputs import Picture, read_pictures
 from service.frontend.limits import read_body
 from service.loader.card import InputSpec
-from service.metrics import Metrics
+from service.metrics import Metrics, RequestMetrics
 from service.settings import Settings
 from service.tasks.classification import ImageDecoder
 
@@ -74,7 +74,7 @@ class Predictor:
         self._pool = pool
         self._settings = settings
         self._metrics = metrics
-        self._in_flight: dict[str, int] = {}
+        self._request_metrics: dict[str, RequestMetrics] = {}
         self._decoders: dict[tuple[str, str], ImageDecoder] = {}
 
     async def answer(self, request: Request, model: str | None) -> Response:
@@ -85,7 +85,8 @@ class Predictor:
         received = time.monotonic()
         name = model if model is not None else self._default_model
         label = name if name in self._client.models else "unknown"
-        self._count_in_flight(label, 1)
+        counted = self._metrics_of(label)
+        counted.count_in_flight(1)
         status = 500
         try:
             response = await self._answer(request, name, received)
@@ -96,9 +97,9 @@ class Predictor:
             self._metrics.rejected.labels(label, refusal.name).inc()
             raise
         finally:
-            self._count_in_flight(label, -1)
-            self._metrics.requests.labels(label, "gradless", str(status)).inc()
-            self._metrics.request_duration.labels(label).observe(time.monotonic() - received)
+            counted.count_in_flight(-1)
+            (counted.ok if status == 200 else self._metrics.requests.labels(label, "gradless", str(status))).inc()
+            counted.duration.observe(time.monotonic() - received)
 
     async def _answer(self, request: Request, name: str, received: float) -> Response:
         state = self._model(name)
@@ -109,7 +110,7 @@ class Predictor:
             began = time.monotonic()
             pixels = await self._decode(state, pictures)
             decoded = time.monotonic()
-            self._metrics.stage_duration.labels(name, "decode").observe(decoded - began)
+            self._metrics_of(name).decode.observe(decoded - began)
             result, served = await self._client.infer(name, pixels, ask.top_k, ask.deadline)
         return Response(
             msgspec.json.encode(_readable(result, served, len(pictures))),
@@ -142,20 +143,24 @@ class Predictor:
         return min(int(stated), self._settings.max_timeout_ms) / 1000
 
     async def _decode(self, state: ModelState, pictures: list[Picture]) -> Tensor:
-        """`(N, 3, crop, crop) uint8`; each picture in a thread of the pool. The first bad one is named."""
+        """`(N, 3, crop, crop) uint8`; a small picture here, others in the pool. The first bad one is named."""
         decoder = self._decoder(state)
+        first = pictures[0]
+        if len(pictures) == 1 and isinstance(first, bytes) and (quick := decoder.decode_if_quick(first)) is not None:
+            return quick.unsqueeze(0)
         loop = asyncio.get_running_loop()
-        decoded = await asyncio.gather(
-            *(loop.run_in_executor(self._pool, _decode_one, decoder, picture) for picture in pictures),
-            return_exceptions=True,
-        )
+        decoding = [loop.run_in_executor(self._pool, _decode_one, decoder, picture) for picture in pictures]
         tensors: list[Tensor] = []
-        for position, outcome in enumerate(decoded):
-            if isinstance(outcome, Refusal) and len(pictures) > 1:
-                raise type(outcome)(f"Picture {position} of {len(pictures)}, from 0: {outcome.detail}")
-            if isinstance(outcome, BaseException):
-                raise outcome
-            tensors.append(outcome)
+        for position, future in enumerate(decoding):
+            try:
+                tensors.append(await future)
+            except Refusal as refusal:
+                for later in decoding[position + 1 :]:
+                    later.cancel()
+                if len(pictures) == 1:
+                    raise
+                words = f"Picture {position} of {len(pictures)}, from 0: {refusal.detail}"
+                raise type(refusal)(words) from refusal
         return torch.stack(tensors)
 
     def _decoder(self, state: ModelState) -> ImageDecoder:
@@ -164,9 +169,10 @@ class Predictor:
             self._decoders[key] = ImageDecoder(InputSpec(**state.input), self._settings.max_pixels)
         return self._decoders[key]
 
-    def _count_in_flight(self, label: str, change: int) -> None:
-        self._in_flight[label] = self._in_flight.get(label, 0) + change
-        self._metrics.in_flight.labels(label).set(self._in_flight[label])
+    def _metrics_of(self, label: str) -> RequestMetrics:
+        if label not in self._request_metrics:
+            self._request_metrics[label] = RequestMetrics(self._metrics, label)
+        return self._request_metrics[label]
 
 
 def _decode_one(decoder: ImageDecoder, picture: Picture) -> Tensor:
