@@ -18,7 +18,7 @@ from service.loader.card import InputSpec
 #: The formats that are decoded: by torchvision, after PIL has read the header; a GIF by PIL.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
-#: A picture within both limits is decoded in less time than another thread takes to be handed it.
+#: A picture within both limits, before and after resizing, is ready before another thread could be handed it.
 QUICK_BYTES, QUICK_PIXELS = 16_384, 40_000
 
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit only warns; `max_pixels` refuses
@@ -90,16 +90,15 @@ class ImageDecoder:
         return cropped.contiguous()
 
     def _check_header(self, data: bytes) -> tuple[str, int]:
-        """The format, and how many pixels it has; nothing is decoded yet."""
+        """The format, and the most pixels it has, before or after resizing; nothing is decoded yet."""
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 kind, (width, height) = str(picture.format), picture.size
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
             raise Unprocessable("Not a picture: the bytes are no JPEG, PNG, GIF or WebP file.") from error
-        self._check_size(width, height)
-        return kind, width * height
+        return kind, self._check_size(width, height)
 
-    def _check_size(self, width: int, height: int) -> None:
+    def _check_size(self, width: int, height: int) -> int:
         if width * height > self._max_pixels:
             raise TooLarge(f"The picture is {width} x {height}; at most {self._max_pixels:,} pixels are allowed.")
         if width * height == 0:
@@ -110,6 +109,7 @@ class ImageDecoder:
                 f"The picture is {width} x {height}: with its shorter side at {self._spec.resize} pixels, as the model "
                 f"needs it, it would have more than the {self._max_pixels:,} pixels allowed."
             )
+        return max(width * height, longer * self._spec.resize)
 
 
 def _decode(data: bytes) -> Tensor:
