@@ -1,4 +1,4 @@
-"""Rows E1, E2, E2b, E11, E12 and E18 of the fault matrix, each broken for real and under load."""
+"""Rows E1, E2, E11, E12, E18 and L3 of the fault matrix, each broken for real and under load."""
 
 from __future__ import annotations
 
@@ -132,3 +132,18 @@ def test_e18_a_killed_fork_server_costs_nothing_and_no_engine_gets_a_twin(serve,
         traffic.wait_for_answers(100)
         assert len(server.pids("gradless: engine")) == 1
     traffic.assert_all_right(model)
+
+
+def test_l3_a_request_past_its_deadline_never_reaches_the_device(serve, two_models):
+    server = serve(two_models, "--default-model", "one")
+    engine, brief = server.engine(), JPEG | {"X-Timeout-Ms": "100"}
+    assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+    ran = server.metric("gradless_batch_size_sum", model="one")
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        late = [httpx.post(f"{server.url}/predict", content=photographs()[0], headers=brief) for _ in range(5)]
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    assert [answer.status_code for answer in late] == [504] * 5
+    assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+    assert server.metric("gradless_batch_size_sum", model="one") == ran + 1

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -39,12 +40,13 @@ class Server:
         command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--device", "cpu"]
         if "--drain-delay-seconds" not in flags:
             command += ["--drain-delay-seconds", "0.2"]
+        self.temporary = tempfile.TemporaryDirectory(prefix="gradless-test-")
         self.process = subprocess.Popen(
             [*command, *flags],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
-            env=os.environ | (environment or {}),
+            env=os.environ | {"TMPDIR": self.temporary.name} | (environment or {}),
             start_new_session=True,
         )
         self.log: list[str] = []
@@ -148,6 +150,7 @@ class Server:
         self._reader.join(10)
         if self.process.stderr:
             self.process.stderr.close()
+        self.temporary.cleanup()
 
     def __enter__(self) -> Server:
         return self
