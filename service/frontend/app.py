@@ -7,6 +7,7 @@ import contextlib
 import gc
 import math
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -21,6 +22,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 import service
 from service.child import Control, begin_child, run_loop
@@ -36,6 +38,9 @@ from service.settings import Settings
 from service.specs import FrontEndSpec
 
 log = structlog.get_logger()
+
+#: A connection that has said nothing for so long is not about to; and no connection is waited for longer than the most.
+SILENT_SECONDS, MOST_HEARING_SECONDS = 1.0, 3.0
 
 
 def main(control: socket.socket, listener: socket.socket, spec: FrontEndSpec) -> None:
@@ -146,6 +151,22 @@ class PlainRoute(APIRoute):
         self.app = plain
 
 
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection, and when its client was last heard (CLOCK_MONOTONIC seconds)."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.heard = time.monotonic()
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = time.monotonic()
+        super().data_received(data)
+
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+
 class Server(uvicorn.Server):
     """uvicorn under a supervisor: it takes no signals, and leaves no connection in the listener's backlog."""
 
@@ -163,8 +184,22 @@ class Server(uvicorn.Server):
             server.close()
         for copy in copies:
             await self._accept_the_rest(copy)
-        await asyncio.sleep(0.1)  # the new ones' bytes are read before uvicorn closes what seems idle
+        await self._hear_out()
         await super().shutdown(sockets)
+
+    async def _hear_out(self) -> None:
+        """Until every connection is in a request or has been silent for a while: uvicorn closes what is idle now.
+
+        A client that has connected, or got an answer that did not say `Connection: close`, may be about to send.
+        """
+        limit = time.monotonic() + MOST_HEARING_SECONDS
+        while (now := time.monotonic()) < limit and (left := self._last_word() + SILENT_SECONDS - now) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left)
+
+    def _last_word(self) -> float:
+        """When the last of the idle connections was heard."""
+        connections = cast(set[Connection], self.server_state.connections)
+        return max((connection.heard for connection in connections if connection.is_idle()), default=0.0)
 
     async def _accept_the_rest(self, listener: socket.socket) -> None:
         listener.setblocking(False)
@@ -186,7 +221,7 @@ class Server(uvicorn.Server):
 def _uvicorn_config(app: Envelope, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -33,6 +34,35 @@ def test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process(serve, two_mo
     traffic.assert_all_right(model)
     assert any(seen.response.headers.get("Connection") == "close" for seen in traffic.answers)
     wait_for(lambda: not server.tree(), 5, "no process left")
+
+
+def test_c1_who_connected_just_before_the_door_closed_is_heard_out(serve, two_models):
+    server = serve(two_models, "--default-model", "one", "--drain-delay-seconds", "0.2")
+    server.process.terminate()
+    connections: list[socket.socket] = []
+    try:
+        wait_for(lambda: _is_refused(server, connections), 10, "a closed door")
+        threading.Event().wait(0.4)  # a client that takes its time
+        last, picture = connections[-1], photographs()[0]
+        head = (
+            f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+        )
+        last.sendall(head.encode() + picture)
+        last.settimeout(30)
+        assert last.recv(15) == b"HTTP/1.1 200 OK"
+    finally:
+        for connection in connections:
+            connection.close()
+    assert server.process.wait(30) == 0
+
+
+def _is_refused(server: Server, connections: list[socket.socket]) -> bool:
+    """Whether the server takes no more connections; one that it takes is kept."""
+    try:
+        connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_c2_ctrl_c_of_an_idle_server_ends_it_well(serve, two_models):
