@@ -1,0 +1,207 @@
+"""What a card says, what it leaves out, and how its faults are told."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.errors import ConfigurationError
+from service.loader.card import canonical, read_card
+
+LEAST = """\
+weights = "random:1"
+architecture = "torchvision:resnet18"
+"""
+FULL = """\
+task = "classification"
+weights = "file:weights.safetensors"
+architecture = "architecture:make"
+labels = ["cat", "dog"]
+required = false
+classifier = "head"
+
+[input]
+resize = 300
+crop = 288
+interpolation = "bicubic"
+mean = [127, 128.5, 129]
+std = [1, 2, 3.5]
+
+[batching]
+max_batch_size = 16
+
+[training]
+frozen = ["features"]
+epochs = 3
+"""
+
+
+def read(folder, text):
+    (folder / "model.toml").write_text(text)
+    return read_card(folder)
+
+
+def faults(folder, text):
+    with pytest.raises(ConfigurationError) as caught:
+        read(folder, text)
+    return caught.value.problems
+
+
+def test_a_full_card_is_read_as_it_was_written(tmp_path):
+    card = read(tmp_path, FULL)
+    assert card.model_dump() == {
+        "task": "classification",
+        "weights": "file:weights.safetensors",
+        "architecture": "architecture:make",
+        "labels": ["cat", "dog"],
+        "required": False,
+        "classifier": "head",
+        "input": {
+            "resize": 300,
+            "crop": 288,
+            "interpolation": "bicubic",
+            "mean": (127, 128.5, 129),
+            "std": (1, 2, 3.5),
+        },
+        "batching": {"max_batch_size": 16},
+        "training": {"frozen": ["features"], "epochs": 3},
+    }
+
+
+def test_a_card_of_two_lines_gets_the_input_of_imagenet_and_is_required(tmp_path):
+    card = read(tmp_path, LEAST)
+    assert card.task == "classification"
+    assert card.labels is None
+    assert card.required
+    assert card.classifier is None
+    assert card.training == {}
+    assert card.batching.max_batch_size is None
+    assert (card.input.resize, card.input.crop, card.input.interpolation) == (256, 224, "bilinear")
+    assert card.input.mean == pytest.approx([255 * value for value in (0.485, 0.456, 0.406)])
+    assert card.input.std == pytest.approx([255 * value for value in (0.229, 0.224, 0.225)])
+
+
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        ("weights", ("file", "a:b.pth")),
+        ("architecture", ("architecture", "make")),
+    ],
+)
+def test_a_key_is_split_at_its_first_colon(tmp_path, key, parts):
+    card = read(tmp_path, 'weights = "file:a:b.pth"\narchitecture = "architecture:make"\n')
+    assert card.part(key) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "close"),
+    [
+        (LEAST + 'lables = "file:x.txt"', "lables", "labels"),
+        (LEAST + "[input]\ncroop = 224", "input.croop", "crop"),
+        (LEAST + "[batching]\nmax_batchsize = 8", "batching.max_batchsize", "max_batch_size"),
+    ],
+)
+def test_an_unknown_key_is_told_with_its_file_and_the_key_it_is_closest_to(tmp_path, text, key, close):
+    assert faults(tmp_path, text) == [f"{tmp_path / 'model.toml'}: {key}: there is no such key; did you mean {close}?"]
+
+
+def test_an_unknown_key_that_is_like_no_other_is_told_with_those_there_are(tmp_path):
+    [fault] = faults(tmp_path, LEAST + "[input]\nzzz = 1")
+    assert fault.endswith("input.zzz: there is no such key; there are resize, crop, interpolation, mean, std")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('task = "detection"\n' + LEAST, "task"),
+        (LEAST.replace("random:1", "resnet18.pth"), "weights"),
+        (LEAST.replace("random:1", "random:"), "weights"),
+        (LEAST.replace("torchvision:resnet18", "resnet18"), "architecture"),
+        (LEAST.replace("torchvision:resnet18", "a-b:make"), "architecture"),
+        ('architecture = "torchvision:resnet18"', "weights"),
+        ('weights = "random:1"', "architecture"),
+        (LEAST + "[input]\nresize = 0\ncrop = 0", "input.resize"),
+        (LEAST + "[input]\nresize = 4097", "input.resize"),
+        (LEAST + '[input]\ninterpolation = "lanczos"', "input.interpolation"),
+        (LEAST + "[input]\nmean = [1, 2]", "input.mean"),
+        (LEAST + "[input]\nstd = [1, 0, 1]", "input.std.1"),
+        (LEAST + "[batching]\nmax_batch_size = 0", "batching.max_batch_size"),
+        (LEAST + "[batching]\nmax_batch_size = 1025", "batching.max_batch_size"),
+        (LEAST + 'required = "perhaps"', "required"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_file_and_key(tmp_path, text, key):
+    assert faults(tmp_path, text)[0].startswith(f"{tmp_path / 'model.toml'}: {key}")
+
+
+def test_a_crop_larger_than_the_resized_picture_does_not_fit_in_it(tmp_path):
+    [fault] = faults(tmp_path, LEAST + "[input]\nresize = 224\ncrop = 225")
+    assert "crop = 225 is larger than resize = 224" in fault
+
+
+def test_a_crop_may_be_the_whole_resized_picture(tmp_path):
+    assert read(tmp_path, LEAST + "[input]\nresize = 224\ncrop = 224").input.crop == 224
+
+
+def test_all_faults_of_a_card_are_told_at_once(tmp_path):
+    text = """\
+    weights = "nowhere"
+    colour = "blue"
+    [input]
+    resize = -1
+    std = [0, 1, 1]
+    [batching]
+    max_batch_size = "many"
+    """
+    keys = [fault.removeprefix(f"{tmp_path / 'model.toml'}: ").partition(":")[0] for fault in faults(tmp_path, text)]
+    assert keys == ["weights", "architecture", "input.resize", "input.std.0", "batching.max_batch_size", "colour"]
+
+
+def test_a_folder_without_a_card_is_told_what_it_lacks(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"model\.toml: file: is missing"):
+        read_card(tmp_path)
+
+
+def test_a_card_that_is_a_folder_cannot_be_read(tmp_path):
+    (tmp_path / "model.toml").mkdir()
+    with pytest.raises(ConfigurationError, match=r"model\.toml: file: cannot be read: Is a directory"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'weights = "random:1', b"weights = \xff\xfe", b"x = " + b"[" * 100_000],
+    ids=["a string without its end", "bytes that are no UTF-8", "a hundred thousand brackets"],
+)
+def test_a_card_that_is_no_toml_is_told_so(tmp_path, content):
+    (tmp_path / "model.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"model\.toml: file: is no TOML"):
+        read_card(tmp_path)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.text("[]{}=\"'.,\n ab1-:#"))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_makes_reading_a_card_raise_anything_else(tmp_path, text):
+    with pytest.raises(ConfigurationError):
+        read(tmp_path, text)
+
+
+def test_the_canonical_form_depends_neither_on_the_order_of_keys_nor_on_layout(tmp_path):
+    one = 'weights = "random:1"\narchitecture = "a:b"\n[input]\nresize = 64\ncrop = 32\n[training]\nb = 1\na = 2\n'
+    other = """
+    # the same, said otherwise
+    architecture = 'a:b'
+    training = { a = 2, b = 1 }
+    weights      = 'random:1'
+    input.crop   = 0x20
+    input.resize = 64
+    """
+    assert canonical(read(tmp_path, one)) == canonical(read(tmp_path, other))
+
+
+def test_the_canonical_form_of_a_card_that_spells_a_default_out_is_the_same(tmp_path):
+    assert canonical(read(tmp_path, LEAST)) == canonical(read(tmp_path, LEAST + "required = true\n[input]\nresize=256"))
+
+
+@pytest.mark.parametrize("line", ['labels = "file:x"', "required = false", 'classifier = "fc"', "training.lr = 0.1"])
+def test_the_canonical_form_changes_with_what_a_card_says(tmp_path, line):
+    assert canonical(read(tmp_path, LEAST)) != canonical(read(tmp_path, LEAST + line))

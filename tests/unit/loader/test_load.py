@@ -1,0 +1,149 @@
+"""From a folder to a frozen, sealed model, or to words about what does not fit."""
+
+import pytest
+import torch
+
+from service.errors import ConfigurationError
+from service.loader.freeze import seal
+from service.loader.load import load
+from tests.support.tiny import CLASSES, CODE, INPUT, tiny, tiny_at
+
+#: A model whose forward is one line.
+FORWARD = """\
+import torch
+from torch import nn
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(192, 5)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        {}
+
+
+def tiny():
+    return Tiny()
+"""
+STATE = {"last.weight": torch.zeros(5, 192), "last.bias": torch.zeros(5)}
+
+
+def with_forward(root, line):
+    """The model with its weights in a file, so that nothing but `load` runs it."""
+    path = tiny_at(root, "file:weights.pth", code=FORWARD.format(line))
+    torch.save(STATE, path / "weights.pth")
+    return tiny(root)
+
+
+def loaded_version(root, edit=lambda path: None):
+    path = tiny_at(root)
+    edit(path)
+    return load(tiny(root)).version
+
+
+def test_a_loaded_model_is_frozen(tmp_path):
+    module = load(with_forward(tmp_path, "return self.dropout(self.last(x.flatten(1)))")).module
+    assert not any(part.training for part in module.modules())
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_loaded_model_is_known_by_name_seal_classes_labels_and_size(tmp_path):
+    model = load(tiny(tmp_path))
+    assert model.name == "tiny"
+    assert model.seal == seal(model.module)
+    assert model.classes == CLASSES
+    assert model.labels == ["0", "1", "2", "3", "4"]
+    assert (model.input.resize, model.input.crop) == (8, 8)
+    assert model.memory == {"parameters": 65 * 4, "buffers": 0}
+
+
+def test_weights_of_another_precision_become_float32(tmp_path):
+    path = tiny_at(tmp_path, "file:weights.pth", code=CODE.replace(f"{CLASSES}))", f"{CLASSES})).half()"))
+    torch.save({"2.weight": torch.ones(5, 12).half(), "2.bias": torch.zeros(5).half()}, path / "weights.pth")
+    assert {parameter.dtype for parameter in load(tiny(tmp_path)).module.parameters()} == {torch.float32}
+
+
+def test_weights_stay_normal_tensors(tmp_path):
+    module = load(tiny(tmp_path)).module
+    assert not any(parameter.is_inference() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("raise ValueError('too dark')", "forward of (1, 3, 8, 8) raised ValueError: too dark"),
+        ("return self.last(x)", "forward of (1, 3, 8, 8) raised RuntimeError: "),
+        ("return self.last(x.flatten(1))[0]", "forward of (1, 3, 8, 8) gives (5,)"),
+        ("return self.last(x.flatten(1)).view(1, 5, 1, 1)", "forward of (1, 3, 8, 8) gives (1, 5, 1, 1)"),
+        ("return self.last(x.flatten(1)), x", "forward of (1, 3, 8, 8) gives tuple"),
+        ("return {'logits': self.last(x.flatten(1))}", "forward of (1, 3, 8, 8) gives dict"),
+        ("return None", "forward of (1, 3, 8, 8) gives NoneType"),
+        ("return self.last(x.flatten(1))[:, :0]", "forward of (1, 3, 8, 8) gives (1, 0)"),
+        ("return self.last(x.flatten(1))[:0]", "forward of (1, 3, 8, 8) gives (0, 5)"),
+        ("return self.last(x.flatten(1)).T", "forward of (1, 3, 8, 8) gives (5, 1)"),
+    ],
+)
+def test_a_forward_that_does_not_give_a_row_of_scores_is_told_with_its_card(tmp_path, line, words):
+    with pytest.raises(ConfigurationError) as caught:
+        load(with_forward(tmp_path, line))
+    [problem] = caught.value.problems
+    assert problem.startswith(f"{tmp_path / 'tiny' / 'model.toml'}: architecture: {words}")
+    assert problem.endswith("; it must give (1, classes)")
+
+
+def test_the_forward_that_counts_classes_is_run_frozen_and_without_a_graph(tmp_path):
+    line = "assert not self.training and torch.is_inference_mode_enabled(); return self.last(x.flatten(1))"
+    assert load(with_forward(tmp_path, line)).classes == 5
+
+
+def test_labels_that_are_not_as_many_as_the_classes_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="labels: 2 labels for 5 classes"):
+        load(tiny(tmp_path, "random:1", 'labels = ["cat", "dog"]'))
+
+
+def test_the_version_is_the_same_for_the_same_folder_elsewhere(tmp_path):
+    assert loaded_version(tmp_path / "here") == loaded_version(tmp_path / "there")
+
+
+def test_the_version_is_the_same_whatever_the_cards_layout(tmp_path):
+    def relayout(path):
+        lines = INPUT.splitlines()
+        table = "\n".join(["# small", lines[0], "  crop=8", "  resize=8"])
+        path.joinpath("model.toml").write_text(f"architecture='architecture:tiny'\nweights='random:1'\n{table}\n")
+
+    assert loaded_version(tmp_path / "here") == loaded_version(tmp_path / "there", relayout)
+
+
+def test_the_version_changes_with_the_architectures_source_even_if_the_weights_are_the_same(tmp_path):
+    def comment(path):
+        path.joinpath("architecture.py").write_text(CODE + "# changed\n")
+
+    assert loaded_version(tmp_path / "here") != loaded_version(tmp_path / "there", comment)
+
+
+def test_the_version_changes_with_the_input_of_the_card(tmp_path):
+    def wider(path):
+        card = path.joinpath("model.toml")
+        card.write_text(card.read_text().replace("resize = 8", "resize = 9"))
+
+    assert loaded_version(tmp_path / "here") != loaded_version(tmp_path / "there", wider)
+
+
+def test_the_version_changes_with_the_labels_in_a_file(tmp_path):
+    def version(root, labels):
+        path = tiny_at(root, "random:1", 'labels = "file:labels.txt"')
+        (path / "labels.txt").write_text(labels)
+        return load(tiny(root)).version
+
+    assert version(tmp_path / "here", "a\nb\nc\nd\ne\n") != version(tmp_path / "there", "a\nb\nc\nd\nf\n")
+
+
+def test_the_version_changes_with_the_weights(tmp_path):
+    def version(root, value):
+        path = tiny_at(root, "file:weights.pth")
+        torch.save({"2.weight": torch.full((5, 12), value), "2.bias": torch.zeros(5)}, path / "weights.pth")
+        return load(tiny(root)).version
+
+    assert version(tmp_path / "here", 1.0) != version(tmp_path / "there", 2.0)

@@ -1,0 +1,280 @@
+"""Pictures to tensors, as training made them."""
+
+import io
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode, v2
+
+from service.errors import TooLarge, Unprocessable
+from service.loader.card import InputSpec
+from service.tasks.classification import QUICK_BYTES, QUICK_PIXELS, ImageDecoder
+from tests.support.models import flower
+
+SPEC = InputSpec(resize=72, crop=64)
+DECODER = ImageDecoder(SPEC, max_pixels=1_000_000)
+SMALL = ImageDecoder(InputSpec(resize=8, crop=8), max_pixels=64 * 48)
+
+
+def picture(width=150, height=100, mode="RGB"):
+    """A piece of a real photograph."""
+    with Image.open(io.BytesIO(flower())) as file:
+        return file.resize((width, height)).convert(mode)
+
+
+def encoded(image, kind, **how):
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return file.getvalue()
+
+
+def as_trained(data, spec=SPEC):
+    """PIL and torchvision's transforms: what a training script does."""
+    with Image.open(io.BytesIO(data)) as file:
+        image = ImageOps.exif_transpose(file).convert("RGB")
+    steps = [
+        v2.PILToTensor(),
+        v2.Resize(spec.resize, interpolation=InterpolationMode(spec.interpolation), antialias=True),
+        v2.CenterCrop(spec.crop),
+    ]
+    return v2.Compose(steps)(image)
+
+
+def rotated(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def header_only(width, height):
+    """A PNG that promises a size and holds no pixel."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def transparent():
+    image = picture(mode="RGBA")
+    image.putalpha(picture(mode="L"))
+    return image
+
+
+KINDS = {
+    "a JPEG": lambda: encoded(picture(), "JPEG", quality=90),
+    "a JPEG of full colour": lambda: encoded(picture(), "JPEG", subsampling=0),
+    "a progressive JPEG": lambda: encoded(picture(), "JPEG", progressive=True),
+    "a grey JPEG": lambda: encoded(picture(mode="L"), "JPEG"),
+    "a CMYK JPEG": lambda: encoded(picture(mode="CMYK"), "JPEG"),
+    "a PNG": lambda: encoded(picture(), "PNG"),
+    "a grey PNG": lambda: encoded(picture(mode="L"), "PNG"),
+    "a black-and-white PNG": lambda: encoded(picture(mode="1"), "PNG"),
+    "a PNG with a palette": lambda: encoded(picture(mode="P"), "PNG"),
+    "a PNG with transparency": lambda: encoded(transparent(), "PNG"),
+    "a PNG with a palette and transparency": lambda: encoded(picture().quantize(16), "PNG", transparency=3),
+    "a GIF": lambda: encoded(picture(), "GIF"),
+    "a grey GIF": lambda: encoded(picture(mode="L"), "GIF"),
+    "a GIF with transparency": lambda: encoded(picture().quantize(16), "GIF", transparency=3),
+    "a WebP": lambda: encoded(picture(), "WEBP", quality=80),
+    "a lossless WebP": lambda: encoded(picture(), "WEBP", lossless=True),
+    "a WebP with transparency": lambda: encoded(transparent(), "WEBP", lossless=True),
+    "a picture smaller than the input": lambda: encoded(picture(20, 30), "PNG"),
+    "a picture of the input's size": lambda: encoded(picture(64, 64), "PNG"),
+    "a whole photograph": flower,
+    "a tall picture": lambda: encoded(picture(100, 301), "JPEG"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_decoded_is_what_training_saw(kind):
+    data = KINDS[kind]()
+    image = DECODER.decode(data)
+    assert (image.dtype, image.shape) == (torch.uint8, (3, 64, 64))
+    assert image.is_contiguous()
+    assert torch.equal(image, as_trained(data))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize(("resize", "crop"), [(72, 64), (65, 65), (200, 31)])
+def test_it_is_fitted_as_the_card_says(interpolation, resize, crop):
+    spec = InputSpec(resize=resize, crop=crop, interpolation=interpolation)
+    data = encoded(picture(), "PNG")
+    assert torch.equal(ImageDecoder(spec, 1_000_000).decode(data), as_trained(data, spec))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_upright(kind, orientation):
+    data = encoded(picture(), kind, exif=rotated(orientation))
+    assert torch.equal(DECODER.decode(data), as_trained(data))
+
+
+def test_of_sixteen_bits_the_upper_eight_are_the_picture():
+    eight = picture(mode="L")
+    sixteen = Image.new("I;16", eight.size)
+    sixteen.putdata([256 * value + 255 - value for value in eight.tobytes()])
+    difference = DECODER.decode(encoded(sixteen, "PNG")).int() - DECODER.decode(encoded(eight, "PNG")).int()
+    assert difference.abs().max() <= 2
+
+
+def test_any_thread_may_decode():
+    pictures = [encoded(picture(90 + n, 80), "JPEG") for n in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(DECODER.decode, pictures))
+    assert all(torch.equal(image, DECODER.decode(data)) for image, data in zip(together, pictures, strict=True))
+
+
+def test_of_a_thousand_frames_the_first_is_the_picture():
+    frames = [Image.new("RGB", (80, 70), (n % 256, n // 4, 99)) for n in range(1000)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(data)) as file:
+        assert file.n_frames == 1000
+    assert torch.equal(DECODER.decode(data), torch.tensor([0, 0, 99]).view(3, 1, 1).expand(3, 64, 64))
+
+
+def test_what_follows_a_gifs_first_frame_is_not_looked_at():
+    whole = encoded(picture(), "GIF")
+    assert whole[-1:] == b";"
+    assert torch.equal(DECODER.decode(whole[:-1] + b"\x2c" + bytes(range(256))), DECODER.decode(whole))
+
+
+def test_of_an_animated_png_the_first_frame_is_the_picture():
+    data = encoded(picture(), "PNG", save_all=True, append_images=[ImageOps.invert(picture())])
+    assert torch.equal(DECODER.decode(data), DECODER.decode(encoded(picture(), "PNG")))
+
+
+def test_an_animated_webp_is_refused_in_words():
+    data = encoded(picture(), "WEBP", save_all=True, append_images=[ImageOps.invert(picture())])
+    with pytest.raises(Unprocessable, match="The picture is broken: Animated webp files are not supported"):
+        DECODER.decode(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"a picture",
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"RIFF\x04\x00\x00\x00WEBP",
+        b"%PDF-1.7",
+    ],
+)
+def test_what_is_no_picture_is_refused(data):
+    with pytest.raises(Unprocessable, match="Not a picture: the bytes are no JPEG, PNG, GIF or WebP file"):
+        DECODER.decode(data)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "PPM", "ICO"])
+def test_a_picture_of_another_kind_is_refused(kind):
+    with pytest.raises(Unprocessable, match="Not a picture"):
+        DECODER.decode(encoded(picture(), kind))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_half_a_picture_is_refused_without_naming_a_source_file(kind):
+    data = encoded(picture(), kind)
+    with pytest.raises(Unprocessable, match="The picture is broken: ") as caught:
+        DECODER.decode(data[: len(data) // 2])
+    assert ".cpp" not in caught.value.detail
+    assert "\n" not in caught.value.detail
+
+
+def test_half_a_webp_is_refused():
+    data = encoded(picture(), "WEBP")
+    with pytest.raises(Unprocessable):
+        DECODER.decode(data[: len(data) // 2])
+
+
+def test_a_picture_of_as_many_pixels_as_allowed_is_decoded():
+    assert SMALL.decode(encoded(picture(64, 48), "PNG")).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_a_picture_of_more_pixels_than_allowed_is_too_large(kind):
+    with pytest.raises(TooLarge, match="64 x 49; at most 3,072 pixels are allowed"):
+        SMALL.decode(encoded(picture(64, 49), kind))
+
+
+def test_a_size_that_is_only_promised_is_refused_from_the_header():
+    with pytest.raises(TooLarge, match="2000000000 x 2000000000"):
+        DECODER.decode(header_only(2_000_000_000, 2_000_000_000))
+
+
+def test_a_picture_so_thin_that_fitting_it_would_make_it_too_large_is_refused():
+    with pytest.raises(Unprocessable, match="1 x 3000: with its shorter side at 72 pixels"):
+        DECODER.decode(encoded(picture(1, 3000), "PNG"))
+
+
+def test_numbers_are_the_picture_that_they_spell():
+    image = picture()
+    rows = [[list(image.getpixel((x, y))) for x in range(image.width)] for y in range(image.height)]
+    spelt = DECODER.from_pixels(rows)
+    assert (spelt.dtype, spelt.is_contiguous()) == (torch.uint8, True)
+    assert torch.equal(spelt, DECODER.decode(encoded(image, "PNG")))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "The picture has no pixels"),
+        ([[]], "The picture has no pixels"),
+        ([[[1, 2, 3]], [[1, 2, 3], [4, 5, 6]]], "differ in length"),
+        ([[[1, 2, 3], [1, 2]]], "differ in length"),
+        ([[[1, 2, 3, 4]]], r"this one is \(1, 1, 4\)"),
+        ([[[1]]], r"this one is \(1, 1, 1\)"),
+    ],
+)
+def test_numbers_that_are_no_picture_are_refused(rows, words):
+    with pytest.raises(Unprocessable, match=words):
+        DECODER.from_pixels(rows)
+
+
+def test_numbers_of_more_pixels_than_allowed_are_too_large():
+    with pytest.raises(TooLarge, match="64 x 49"):
+        SMALL.from_pixels([[[0, 0, 0]] * 64] * 49)
+
+
+def flat(width, height):
+    """A picture whose file is small whatever its size."""
+    data = encoded(Image.new("RGB", (width, height), "teal"), "PNG")
+    assert len(data) <= QUICK_BYTES
+    return data
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_a_small_picture_is_quick_and_decoded_as_any_other(kind):
+    data = encoded(picture(60, 50), kind)
+    assert torch.equal(DECODER.decode_if_quick(data), DECODER.decode(data))
+
+
+def test_a_long_file_is_not_quick_whatever_is_in_it():
+    assert DECODER.decode_if_quick(bytes(QUICK_BYTES + 1)) is None
+
+
+def test_a_picture_of_many_pixels_is_not_quick_however_short_its_file():
+    assert DECODER.decode_if_quick(flat(200, QUICK_PIXELS // 200)) is not None
+    assert DECODER.decode_if_quick(flat(201, QUICK_PIXELS // 200)) is None
+
+
+def test_a_small_picture_that_becomes_large_by_resizing_is_not_quick():
+    assert DECODER.decode_if_quick(flat(10, 70)) is not None
+    assert DECODER.decode_if_quick(flat(10, 80)) is None
+
+
+def test_a_short_file_that_is_no_picture_is_refused_at_once():
+    with pytest.raises(Unprocessable, match="Not a picture"):
+        DECODER.decode_if_quick(b"a picture")
+
+
+def test_a_short_file_that_promises_too_many_pixels_is_refused_at_once():
+    with pytest.raises(TooLarge):
+        DECODER.decode_if_quick(header_only(2000, 2000))
