@@ -128,6 +128,10 @@ class Draining(Unavailable):
     name, title = "draining", "The server is shutting down"
 
 
+class NotReplayed(Unavailable):
+    name, title = "not_replayed", "The model's process ended before it answered"
+
+
 class NotReady(Unavailable):
     name, title = "not_ready", "The model is not ready"
 

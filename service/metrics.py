@@ -62,6 +62,11 @@ class Metrics:
         self.engine_restarts = counter("engine_restarts", "Engines replaced.", "device", "reason")
         self.engine_up = gauge("engine_up", "1 while a ready engine serves the device.", "device")
         self.self_check_passed = latest("self_check_passed", "1 when the model passed its self-check.", "model")
+        self.rule_waived = latest("rule_waived", "1 for a rule that the model's card waives.", "model", "rule")
+        self.grad_graph_violations = counter(
+            "grad_graph_violations", "Batches after which a graph, or no inference mode, was found.", "model"
+        )
+        self.seal_intact = latest("seal_intact", "0 when the weights are not those that were sealed.", "model")
         self.model_memory = latest("model_memory_bytes", "Memory that the model holds.", "model", "kind")
         self.process_memory = gauge("process_memory_bytes", "Memory by role of process.", "role", "kind")
         self.device_memory = latest("device_memory_bytes", "Memory of torch's allocator.", "device", "kind")

@@ -64,10 +64,9 @@ def predict_files(sources: list[str], model: str | None, top_k: int, settings: S
     served.tune(Tuning("channels_last", threads) if len(files) == 1 else None, threads)
     decoder = ImageDecoder(loaded.input, settings.max_pixels)
     with torch.inference_mode():
-        report = served.check()
+        report = served.check([1, served.cap] if len(files) > 1 else [1])
         if not report.passed:
-            broken = "; ".join(f"{rule.rule}: {rule.detail}" for rule in report.rules if not rule.passed)
-            raise ConfigurationError.at(folder.path, "self-check", broken, "mend the model's code")
+            raise ConfigurationError.at(folder.path, "proof", report.refusal, "mend the model's code")
         predictions = list(_predict_all(files, served, decoder, top_k))
     return Outcome(folder.name, loaded.version, predictions)
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from service.engine.wire import AnyFrame, Frame, FrameProtocol
+from service.specs import ExitCode
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -119,7 +120,7 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
 
     async def ended(self) -> str:
-        """Wait for its end; returns the cause: a signal's name, `exit N`, or `unknown`."""
+        """Wait for its end; returns the cause: a signal's name, an `ExitCode`'s, `exit N`, or `unknown`."""
         await wait_for_end(self.pid)
         # The fork server reaps it and tells why; a dead fork server cannot, and then nobody knows.
         await asyncio.get_running_loop().run_in_executor(None, self._process.join, 1.0)
@@ -146,4 +147,6 @@ def _cause(exitcode: int | None) -> str:
         return "unknown"
     if exitcode < 0:
         return signal.Signals(-exitcode).name
+    if exitcode in set(ExitCode):
+        return ExitCode(exitcode).cause
     return f"exit {exitcode}"

@@ -5,6 +5,7 @@ A flag wins over a variable, a variable over `.env`, that over `gradless.toml`, 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from service.errors import ConfigurationError
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gradless")
 
 
 class Settings(BaseSettings):
@@ -23,6 +26,7 @@ class Settings(BaseSettings):
 
     models: Path = Field(Path("models"), description="Folder that holds the models, one folder each.")
     default_model: str | None = Field(None, description="Model that answers /predict; else the only one.")
+    cache: Path = Field(_CACHE, description="Folder for what is made once for a model on this machine: its full proof.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     front_ends: int = Field(1, ge=1, le=64, description="Front-end processes that share the port.")

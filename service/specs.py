@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 from service.engine.wire import Tuning
 from service.loader.repository import ModelFolder
 from service.settings import Settings
+
+
+class ExitCode(IntEnum):
+    """How an engine ends itself when it catches its model. The names are the causes that metrics and logs show."""
+
+    VIOLATION = 70
+    SEAL_BROKEN = 71
+
+    @property
+    def cause(self) -> str:
+        return self.name.lower().replace("_", "-")
 
 
 @dataclass(frozen=True)

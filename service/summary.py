@@ -11,9 +11,19 @@ from rich.table import Table
 
 import service
 from service.engine.wire import ModelState
+from service.loader.report import Report
 from service.settings import Settings
 
 log = structlog.get_logger()
+
+
+def said(report: Report) -> str:
+    """A proof in a few words."""
+    held = sum(rule.passed for rule in report.rules)
+    words = [f"{held} of {len(report.rules)} rules hold"]
+    words += [f"{rule} waived: {reason}" for rule, reason in report.waivers.items()]
+    words += ["inconclusive"] if report.inconclusive else []
+    return ", ".join(words)
 
 
 def show(settings: Settings, address: tuple[Any, ...], models: list[ModelState], devices: list[str]) -> None:
@@ -23,18 +33,18 @@ def show(settings: Settings, address: tuple[Any, ...], models: list[ModelState],
     url = f"{scheme}://{host}:{address[1]}"
     if not sys.stderr.isatty():
         states = {model.name: model.state for model in models}
-        log.info("serving", url=url, devices=devices, models=states, version=service.__version__)
+        waivers = {model.name: model.report.waivers for model in models if model.report and model.report.waivers}
+        log.info("serving", url=url, devices=devices, models=states, waivers=waivers, version=service.__version__)
         return
     table = Table(title=f"Gradless {service.__version__} · {url} · {', '.join(devices)}", title_justify="left")
-    for heading in ("model", "version", "state", "self-check", "batch sizes", "runs as"):
+    for heading in ("model", "version", "state", "proof", "batch sizes", "runs as"):
         table.add_column(heading)
     for model in models:
-        passed = sum(passed for _, passed, _ in model.rules)
         table.add_row(
             model.name,
             model.version,
             model.state,
-            f"{passed} of {len(model.rules)} rules passed" if model.rules else model.detail,
+            said(model.report) if model.report else model.detail,
             " ".join(map(str, model.batch_sizes)),
             f"{model.tuning.memory_format}, {model.tuning.threads} threads" if model.tuning else "",
         )

@@ -28,13 +28,16 @@ from service.engine.wire import (
     ModelState,
     Result,
 )
-from service.errors import BY_NAME, DeadlineExceeded, InputCrashesModel, NotReady, Overloaded
+from service.errors import BY_NAME, DeadlineExceeded, InputCrashesModel, NotReady, NotReplayed, Overloaded
 from service.metrics import Metrics
+from service.specs import ExitCode
 
 log = structlog.get_logger()
 
 #: Deaths that an input can cause, as can a process that ends by itself (`exit N`); those aboard get a strike.
-CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "watchdog"})
+CRASHES = frozenset(
+    {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "watchdog", *(code.cause for code in ExitCode)}
+)
 #: Any other (SIGKILL: out of memory, an operator) is nobody's fault, until it has hit the same request so often.
 KILLS_FOR_A_STRIKE = 5
 #: An id's lower bits count the requests of one front end: a trillion.
@@ -69,6 +72,11 @@ class EngineConnection(FrameProtocol):
     def serves(self, model: str) -> bool:
         state = self.models.get(model)
         return state is not None and state.state == "ready"
+
+    def is_repeatable(self, model: str) -> bool:
+        """Whether running a request again gives the same answer."""
+        report = self.models[model].report
+        return report is None or "repeatable" not in report.waivers
 
     def dispatch(self, pending: Pending) -> None:
         pending.engine = self
@@ -254,7 +262,10 @@ class EngineClient:
         log.warning("replaying", device=engine.generation.device, cause=cause, requests=len(engine.pending))
         for pending in list(engine.pending.values()):
             engine.release(pending.frame.id)
-            if pending.frame.id in aboard:
+            if not engine.is_repeatable(pending.frame.model):
+                words = "The model's process ended, and its card says that it may not run a request twice."
+                pending.future.set_exception(NotReplayed(words))
+            elif pending.frame.id in aboard:
                 self._blame(pending, cause)
             if not pending.future.done():
                 self._metrics.replayed.labels(pending.frame.model).inc()
@@ -268,7 +279,7 @@ class EngineClient:
             if pending.kills < KILLS_FOR_A_STRIKE:
                 return
         if pending.frame.alone:
-            words = f"The model's process died twice of this input ({cause}), the second time with it alone."
+            words = f"The model's process ended twice over this input ({cause}), the second time with it alone."
             pending.future.set_exception(InputCrashesModel(words))
             return
         pending.frame = _alone(pending.frame)

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from service.engine.batcher import ladder
+from service.engine.guard import Guard
 from service.engine.wire import ModelState, Tuning
 from service.errors import ModelOutputInvalid
+from service.loader.artefact import artefact_key
 from service.loader.card import Card
 from service.loader.load import LoadedModel
-from service.loader.proof import Report, prove
+from service.loader.probes import probes
+from service.loader.proof import prove
+from service.loader.report import Report
 
 #: Cap of a batch until somebody measures: beyond it a CPU's cache is the limit, a GPU's return diminishes.
 DEFAULT_CAP = {"cpu": 8, "cuda": 32}
@@ -36,7 +40,10 @@ class ServedModel:
 
     def __init__(self, loaded: LoadedModel, card: Card, device: torch.device) -> None:
         self.loaded = loaded
-        self.cap = card.batching.max_batch_size or DEFAULT_CAP[device.type]
+        # Who is not known to be indifferent to company runs alone.
+        self.cap = (
+            1 if "batch-invariant" in card.proof.waive else card.batching.max_batch_size or DEFAULT_CAP[device.type]
+        )
         self.sizes = ladder(self.cap)
         self.tuning = Tuning("contiguous_format", torch.get_num_threads())
         self._card = card
@@ -122,11 +129,26 @@ class ServedModel:
             for _ in range(2):
                 self.run_batch(self._staging[:size])
 
-    def check(self) -> Report:
-        """The self-check, through `run_batch`, in the calling thread and its mode."""
-        return prove(self.run_batch, self._module, self._staging[:1])
+    def check(self, sizes: Sequence[int]) -> Report:
+        """The proof at these batch sizes, through `run_batch`, in the calling thread and its mode.
 
-    def state(self, base: ModelState, rules: list[tuple[str, bool, str]] | None = None) -> ModelState:
+        Raises:
+            Refusal: `run_batch` refused an example.
+        """
+        examples = probes(2 * max(sizes), self.loaded.input.crop)
+        return prove(self.run_batch, self._module, examples, sizes, self._card.proof.waive)
+
+    def guard(self) -> Guard:
+        """What watches over the model from now on."""
+        return Guard(self.loaded.name, self._module, self.loaded.seal)
+
+    def artefact_key(self) -> str:
+        """Under which what was made for this model, here and as it runs, is kept."""
+        loaded, tuning = self.loaded, self.tuning
+        shape = (self.cap, 3, loaded.input.crop, loaded.input.crop)
+        return artefact_key(loaded.version, "float32", shape, self._device, tuning.memory_format, tuning.threads)
+
+    def state(self, base: ModelState, report: Report | None = None) -> ModelState:
         """What front ends are told of this model; name, state and detail are `base`'s."""
         loaded = self.loaded
         return msgspec.structs.replace(
@@ -139,5 +161,5 @@ class ServedModel:
             tuning=self.tuning,
             memory_bytes=loaded.memory,
             card=self._card.model_dump(mode="json", exclude_none=True),
-            rules=rules or [],
+            report=report,
         )

@@ -16,6 +16,7 @@ from service.engine.batcher import Request
 from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol, Infer, ModelState, Ready, Result
 from service.engine.worker import Answer, Job, Worker
 from service.errors import NotReady, Unprocessable
+from service.loader.artefact import Reports
 from service.metrics import Metrics
 from service.specs import EngineSpec
 
@@ -72,6 +73,7 @@ class Engine:
             self._spec.threads,
             self._spec.tunings,
             Aboard(self._spec.aboard),
+            Reports(self._spec.settings.cache.expanduser()),
             self.metrics,
             ready=lambda found: loop.call_soon_threadsafe(states.set_result, found),
             deliver=lambda answers: loop.call_soon_threadsafe(self._deliver, answers),

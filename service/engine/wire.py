@@ -18,6 +18,8 @@ from typing import Any, cast
 
 import msgspec
 
+from service.loader.report import Report
+
 _LENGTH = struct.Struct("<I")
 
 #: No frame is longer: a length beyond it is a broken stream, not a large request (bytes).
@@ -90,7 +92,7 @@ class ModelState(msgspec.Struct, frozen=True):
     """What a front end needs to know of one model in one generation, and what `/models/{m}` shows.
 
     `state` is `loading`, `ready` or `failed`; `detail` says why it failed. `input` is the card's, resolved.
-    `rules` is the self-check's report: `(rule, passed, detail)`.
+    `report` is the proof's, of a model that got that far.
     """
 
     name: str
@@ -106,7 +108,7 @@ class ModelState(msgspec.Struct, frozen=True):
     tuning: Tuning | None = None
     memory_bytes: dict[str, int] = {}
     card: dict[str, Any] = {}
-    rules: list[tuple[str, bool, str]] = []
+    report: Report | None = None
 
 
 class Ready(Frame, frozen=True):
@@ -126,7 +128,10 @@ class Generation(Frame, frozen=True):
 
 
 class Failed(Frame, frozen=True):
-    """An engine died. `cause` is a signal's name or `exit N`; `aboard` are the ids that were in its forward."""
+    """An engine died. `aboard` are the ids that were in its forward.
+
+    `cause` is a signal's name, `violation` or `seal-broken` where it caught its model, or `exit N`.
+    """
 
     device: str
     number: int

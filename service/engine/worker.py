@@ -13,20 +13,25 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
 import numpy as np
 import structlog
 import torch
 
 from service.engine.aboard import Aboard
 from service.engine.batcher import Batch, Batcher, Part, Request
+from service.engine.guard import CaughtError, Guard, SealWatch
 from service.engine.model import ServedModel
 from service.engine.wire import Failure, Infer, ModelState, Result, Tuning
 from service.errors import ConfigurationError, DeadlineExceeded, ModelFailed, ModelOutputInvalid, Refusal
+from service.loader.artefact import Reports
 from service.loader.load import load
+from service.loader.report import Report
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
+from service.specs import ExitCode
 from service.tasks.classification import best_classes
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ class Worker(threading.Thread):
         threads: intra-op threads of this thread.
         tunings: by version, what an earlier engine of this server measured; it saves measuring again.
         aboard: where the ids in the current forward are written.
+        reports: where passed proofs are kept.
         ready: called once, from this thread, with every model's state.
         deliver: called once a batch, from this thread, with the answers that are complete.
     """
@@ -71,6 +77,7 @@ class Worker(threading.Thread):
         threads: int,
         tunings: dict[str, Tuning],
         aboard: Aboard,
+        reports: Reports,
         metrics: Metrics,
         ready: Callable[[list[ModelState]], object],
         deliver: Callable[[list[Answer]], object],
@@ -81,11 +88,14 @@ class Worker(threading.Thread):
         self._threads = threads
         self._tunings = tunings
         self._aboard = aboard
+        self._reports = reports
         self._metrics = metrics
         self._ready = ready
         self._deliver = deliver
         self._wake = threading.Condition()
         self._models: dict[str, ServedModel] = {}
+        self._guards: dict[str, Guard] = {}
+        self._cold: list[tuple[ServedModel, int]] = []
         self._batcher = Batcher({})
 
     def submit(self, request: Request) -> None:
@@ -117,6 +127,7 @@ class Worker(threading.Thread):
             states = [self._prepare(state) for state in states]
             with self._wake:
                 self._batcher = Batcher({name: model.cap for name, model in self._models.items()})
+            self._seals = SealWatch(self._guards.values())
             self._ready(states)
             while True:
                 self._step()
@@ -135,35 +146,88 @@ class Worker(threading.Thread):
         return model.state(state)
 
     def _prepare(self, state: ModelState) -> ModelState:
-        """Warm up and check a loaded model through the function that answers requests."""
+        """Prove a loaded model through the function that answers requests."""
         model = self._models.get(state.name)
         if model is None:
             return state
-        known = model.loaded.version in self._tunings
         try:
-            model.warm_up([1, model.cap] if known else model.sizes)
-            report = model.check()
+            report = self._prove(model)
         except Exception as error:
-            log.exception("warming up failed", model=state.name)
+            log.exception("proof failed", model=state.name)
             del self._models[state.name]
-            return self._failed(state, f"warming up: {type(error).__name__}: {error}")
+            return self._failed(state, f"the proof could not be run: {type(error).__name__}: {error}")
         self._metrics.self_check_passed.labels(state.name).set(report.passed)
-        rules = [(rule.rule, rule.passed, rule.detail) for rule in report.rules]
         if not report.passed:
             del self._models[state.name]
-            broken = "; ".join(f"{rule}: {detail}" for rule, passed, detail in rules if not passed)
-            return model.state(self._failed(state, f"the self-check failed: {broken}"), rules)
+            return model.state(self._failed(state, f"the proof failed: {report.refusal}"), report)
+        self._guards[state.name] = model.guard()
+        self._metrics.seal_intact.labels(state.name).set(1)
+        for rule in report.waivers:
+            self._metrics.rule_waived.labels(state.name, rule).set(1)
         for kind, size in model.loaded.memory.items():
             self._metrics.model_memory.labels(state.name, kind).set(size)
         self._metrics.model_info.labels(state.name, model.loaded.version, "classification", str(self._device)).set(1)
-        return model.state(ModelState(state.name, "ready", required=state.required), rules)
+        return model.state(ModelState(state.name, "ready", required=state.required), report)
+
+    def _prove(self, model: ServedModel) -> Report:
+        """The whole proof; where it was passed before and kept, at batch 1 and at the cap only.
+
+        It is the warm-up too: no request pays for a primitive or a kernel made on first use. The sizes that a re-check
+        leaves out are warmed when nobody waits.
+        """
+        key = model.artefact_key()
+        kept = self._reports.read(key)
+        if kept is None:
+            report = model.check(model.sizes)
+            if report.passed:
+                self._reports.write(key, report)
+            return report
+        self._cold += [(model, size) for size in model.sizes[1:-1]]
+        return msgspec.structs.replace(model.check(sorted({1, model.cap})), full=kept.full or kept.figures)
 
     def _failed(self, state: ModelState, detail: str) -> ModelState:
         log.error("model failed", model=state.name, detail=detail)
         return ModelState(state.name, "failed", required=state.required, detail=detail)
 
     def _step(self) -> None:
-        """Wait for work, drop what nobody waits for, run one batch, hand the answers over."""
+        """Wait for work, drop what nobody waits for, run one batch, hand the answers over; then a look at the seals."""
+        if self._wait_for_work():
+            self._answer()
+            self._seals.worked()
+            self._check_seal()
+        elif self._cold:
+            model, size = self._cold.pop()
+            model.warm_up([size])
+        else:
+            self._check_seal()
+
+    def _wait_for_work(self) -> bool:
+        """Whether requests wait; False when there is something to do for who has time."""
+        with self._wake:
+            while not len(self._batcher):
+                spare = 0.0 if self._cold else self._seals.due_in()
+                if spare == 0:
+                    return False
+                self._wake.wait(spare)
+            return True
+
+    def _check_seal(self) -> None:
+        if self._seals.due_in() == 0:
+            try:
+                self._seals.step()
+            except CaughtError as caught:
+                self._end(caught)
+
+    def _end(self, caught: CaughtError) -> NoReturn:
+        """End the process: a model that was caught answers nothing more. Its requests go to the next engine."""
+        log.error("model caught", model=caught.model, cause=caught.code.cause, detail=str(caught))
+        if caught.code is ExitCode.VIOLATION:
+            self._metrics.grad_graph_violations.labels(caught.model).inc()
+        else:
+            self._metrics.seal_intact.labels(caught.model).set(0)
+        os._exit(caught.code)
+
+    def _answer(self) -> None:
         batch, dropped = self._next_batch()
         late = DeadlineExceeded.name
         answers: list[Answer] = [(r, Failure(r.id, late, "The deadline passed in the queue.")) for r in dropped]
@@ -173,8 +237,6 @@ class Worker(threading.Thread):
 
     def _next_batch(self) -> tuple[Batch | None, list[Request]]:
         with self._wake:
-            while not len(self._batcher):
-                self._wake.wait()
             dropped = self._batcher.drop_gone(time.monotonic())
             batch = self._batcher.take()
             for name in self._models:
@@ -186,6 +248,8 @@ class Worker(threading.Thread):
         self._aboard.board([part.request.id for part in batch.parts])
         try:
             return self._forward(batch)
+        except CaughtError as caught:
+            self._end(caught)
         except Refusal as refusal:
             return self._fail(batch.parts, refusal.name, refusal.detail)
         except BaseException as error:  # a model may even call sys.exit
@@ -201,6 +265,7 @@ class Worker(threading.Thread):
         collated = time.monotonic()
         logits = model.run_batch(pixels)
         forwarded = time.monotonic()
+        self._guards[batch.model].look(logits)
         top_k = max(part.request.payload.frame.top_k for part in batch.parts)
         probabilities, ids = (rows.numpy() for rows in best_classes(logits, top_k))
         finished = time.monotonic()

@@ -64,9 +64,9 @@ def operations(client: EngineClient, is_draining: Callable[[], bool], metrics_fo
     @router.get("/models/{model}/proof", summary="The self-check: each rule, and what it saw")
     async def proof(model: str) -> Response:
         state = found(model)
-        rules = [{"rule": rule, "passed": passed, "detail": detail} for rule, passed, detail in state.rules]
-        passed = bool(rules) and all(rule["passed"] for rule in rules)
-        return _json({"model": model, "version": state.version, "passed": passed, "rules": rules})
+        passed = state.report is not None and state.report.passed
+        report = msgspec.to_builtins(state.report) if state.report else {"rules": []}
+        return _json({"model": model, "version": state.version, "seal": state.seal, "passed": passed} | report)
 
     @router.get("/metrics", summary="Prometheus metrics of every process of this server")
     def metrics() -> Response:  # no coroutine: reading the files must not hold up the event loop

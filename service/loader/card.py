@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import ConfigurationError
+from service.loader.report import WAIVABLE
 
 CARD_FILE = "model.toml"
 
@@ -47,6 +48,25 @@ class Batching(_Table):
     max_batch_size: int | None = Field(None, ge=1, le=1024)
 
 
+class Proof(_Table):
+    """`waive`: by rule, the reason why the model is served although it breaks the rule.
+
+    Only the last two rules can be waived, and each takes something away: without `batch-invariant` every example runs
+    alone; without `repeatable` an unanswered request is not sent again when its engine dies.
+    """
+
+    waive: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _can_be_waived(self) -> Proof:
+        for rule, reason in self.waive.items():
+            if rule not in WAIVABLE:
+                raise ValueError(f"{rule!r} cannot be waived; only {' and '.join(WAIVABLE)} can")
+            if not reason.strip():
+                raise ValueError(f"{rule} needs a reason; say why the model is right all the same")
+        return self
+
+
 class Card(_Table):
     """One model, as its folder describes it."""
 
@@ -56,6 +76,7 @@ class Card(_Table):
     labels: str | list[str] | None = None
     input: InputSpec = InputSpec.model_validate({})
     batching: Batching = Batching.model_validate({})
+    proof: Proof = Proof()
     required: bool = True
     classifier: str | None = None
     training: dict[str, Any] = {}
@@ -111,7 +132,7 @@ def _words(file: Path, problem: dict[str, Any]) -> str:
 
 
 def _known_keys(loc: tuple[str, ...]) -> str:
-    tables: dict[str, type[BaseModel]] = {"input": InputSpec, "batching": Batching}
+    tables: dict[str, type[BaseModel]] = {"input": InputSpec, "batching": Batching, "proof": Proof}
     table = tables.get(loc[0], Card) if len(loc) > 1 else Card
     close = difflib.get_close_matches(loc[-1], table.model_fields, 1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(table.model_fields)}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from service.loader.card import Card, canonical
+
+PIECE_BYTES = 1 << 20
 
 
 def freeze(module: nn.Module) -> None:
@@ -22,12 +24,33 @@ def seal(module: nn.Module) -> str:
 
     It does not depend on the memory format, nor on the device.
     """
+    steps = sealing(module)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return str(end.value)
+
+
+def sealing(module: nn.Module) -> Generator[None, None, str]:
+    """The same in steps of at most a few milliseconds, for who has something else to do in between."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(module), key=lambda item: item[0]):
+    for name, tensor in sorted(tensors(module), key=lambda item: item[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().contiguous().cpu().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
+        for piece in _pieces(tensor.detach()):
+            digest.update(piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+            yield
     return digest.hexdigest()
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """A tensor's elements in order, in pieces of about a mebibyte; of another memory format by rows, without a copy."""
+    if tensor.is_contiguous():
+        tensor = tensor.reshape(-1)
+    if not tensor.numel() or not tensor.dim():
+        return [tensor]
+    row_bytes = tensor.element_size() * tensor[0].numel()
+    return torch.split(tensor, max(1, PIECE_BYTES // row_bytes))
 
 
 def version(sealed: str, card: Card, labels: list[str], architecture: bytes) -> str:
@@ -50,6 +73,7 @@ def memory_bytes(module: nn.Module) -> dict[str, int]:
     return sizes
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer with its name; a shared one under each of its names."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)

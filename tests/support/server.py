@@ -41,12 +41,13 @@ class Server:
         if "--drain-delay-seconds" not in flags:
             command += ["--drain-delay-seconds", "0.2"]
         self.temporary = tempfile.TemporaryDirectory(prefix="gradless-test-")
+        folders = {"TMPDIR": self.temporary.name, "GRADLESS_CACHE": f"{self.temporary.name}/cache"}
         self.process = subprocess.Popen(
             [*command, *flags],
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"TMPDIR": self.temporary.name} | (environment or {}),
+            env=os.environ | folders | (environment or {}),
             start_new_session=True,
         )
         self.log: list[str] = []

@@ -12,16 +12,31 @@ from hypothesis import strategies as st
 
 from service.engine import wire
 from service.engine.wire import BrokenStreamError, FrameReader
+from service.loader.report import Figures, Report, RuleResult
 
 texts = st.text(max_size=30)
 numbers = st.integers(0, 2**63 - 1)
 floats = st.floats(allow_nan=False)
+rules = st.builds(RuleResult, rule=texts, passed=st.booleans(), detail=texts, waived=texts)
+figures = st.builds(
+    Figures,
+    graph_nodes=numbers,
+    largest_difference=floats,
+    contrast=floats,
+    tolerance=floats,
+    saved_tensors=numbers,
+    saved_bytes=numbers,
+    sizes=st.lists(st.integers(1, 64)),
+    forwards=numbers,
+    seconds=floats,
+)
+reports = st.builds(Report, rules=st.lists(rules, max_size=3), figures=figures, made=texts, full=st.none() | figures)
 states = st.builds(
     wire.ModelState,
     name=texts,
     state=st.sampled_from(["loading", "ready", "failed"]),
     labels=st.lists(texts, max_size=3),
-    rules=st.lists(st.tuples(texts, st.booleans(), texts), max_size=3),
+    report=st.none() | reports,
 )
 frames = st.one_of(
     st.builds(

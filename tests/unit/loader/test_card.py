@@ -29,6 +29,9 @@ std = [1, 2, 3.5]
 [batching]
 max_batch_size = 16
 
+[proof]
+waive = { batch-invariant = "sorts the batch" }
+
 [training]
 frozen = ["features"]
 epochs = 3
@@ -54,6 +57,7 @@ def test_a_full_card_is_read_as_it_was_written(tmp_path):
         "architecture": "architecture:make",
         "labels": ["cat", "dog"],
         "required": False,
+        "proof": {"waive": {"batch-invariant": "sorts the batch"}},
         "classifier": "head",
         "input": {
             "resize": 300,
@@ -90,6 +94,21 @@ def test_a_card_of_two_lines_gets_the_input_of_imagenet_and_is_required(tmp_path
 def test_a_key_is_split_at_its_first_colon(tmp_path, key, parts):
     card = read(tmp_path, 'weights = "file:a:b.pth"\narchitecture = "architecture:make"\n')
     assert card.part(key) == parts
+
+
+@pytest.mark.parametrize(
+    ("waived", "words"),
+    [
+        ('eval = "it is fine"', "'eval' cannot be waived; only repeatable and batch-invariant can"),
+        ('repeatable = " "', "repeatable needs a reason"),
+        ("repeatable = true", "proof.waive.repeatable: Input should be a valid string"),
+    ],
+)
+def test_a_waiver_that_cannot_be_is_refused_in_words(tmp_path, waived, words):
+    card = f'weights = "random:1"\narchitecture = "torchvision:resnet18"\n[proof]\nwaive = {{ {waived} }}\n'
+    [fault] = faults(tmp_path, card)
+    assert "model.toml: proof" in fault
+    assert words in fault
 
 
 @pytest.mark.parametrize(

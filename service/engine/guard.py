@@ -1,0 +1,124 @@
+"""Whether a model that serves is still the one that was proven: a look after each batch, a hash when there is time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable
+from itertools import cycle
+
+import torch
+from torch import Tensor, nn
+
+from service.loader.freeze import sealing, tensors
+from service.specs import ExitCode
+
+#: The share of time that hashing takes of an idle worker, and of one that works.
+IDLE_SHARE, BUSY_SHARE = 0.1, 0.01
+IDLE_AFTER_SECONDS = 1.0
+#: Between two passes over all weights.
+REST_SECONDS = 10.0
+
+
+class CaughtError(Exception):
+    """A model is not what was proven, so its process ends; `code` says in which way.
+
+    What it answers from here on nobody could trust, and only a fresh process has nothing of it.
+    """
+
+    def __init__(self, model: str, code: ExitCode, detail: str) -> None:
+        super().__init__(detail)
+        self.model = model
+        self.code = code
+
+
+class Guard:
+    """Watches over one model. Made after its proof, when its weights are as they will stay.
+
+    Args:
+        seal: SHA-256 over the weights, as they were loaded.
+    """
+
+    def __init__(self, model: str, module: nn.Module, seal: str) -> None:
+        self._model = model
+        self._module = module
+        self._seal = seal
+        # Those made in inference mode keep no count; the seal has them.
+        self._counted = [tensor for _, tensor in tensors(module) if not tensor.is_inference()]
+        self._storages = {tensor.untyped_storage().data_ptr() for tensor in self._counted}
+        self._writes = self._count_writes()
+
+    def look(self, outputs: Tensor) -> None:
+        """Look at what a batch gave and left behind; takes about 6 µs for 122 tensors.
+
+        Raises:
+            CaughtError: the outputs are part of a graph, inference mode is off, or somebody wrote to the weights.
+        """
+        if outputs.grad_fn is not None or outputs.requires_grad:
+            raise CaughtError(self._model, ExitCode.VIOLATION, "the outputs are part of a gradient graph")
+        if not torch.is_inference_mode_enabled():
+            raise CaughtError(self._model, ExitCode.VIOLATION, "forward left inference mode off")
+        if not outputs.is_inference() and outputs.untyped_storage().data_ptr() not in self._storages:
+            raise CaughtError(self._model, ExitCode.VIOLATION, "the outputs were not made under inference_mode")
+        if self._count_writes() != self._writes:
+            raise CaughtError(self._model, ExitCode.SEAL_BROKEN, "a parameter or buffer was written to in place")
+
+    def _count_writes(self) -> int:
+        """Any in-place change moves a tensor's version, in inference mode too; one through `.data` does not."""
+        return sum(tensor._version for tensor in self._counted)
+
+    def hash_once(self) -> Generator[None, None, None]:
+        """One pass over the weights, in steps.
+
+        Raises:
+            CaughtError: at its end, when they are not those that were sealed.
+        """
+        found = yield from sealing(self._module)
+        if found != self._seal:
+            raise CaughtError(self._model, ExitCode.SEAL_BROKEN, f"the weights hash to {found[:12]}, not to their seal")
+
+
+class SealWatch:
+    """Hashes the weights of all models again and again, a step at a time, paced so that hardly anybody waits for it.
+
+    A worker counts as idle when it has had no work for a while: one client's next request comes within milliseconds.
+    """
+
+    def __init__(self, guards: Iterable[Guard]) -> None:
+        self._guards = list(guards)
+        self._steps = self._forever()
+        self._ended = time.monotonic()
+        self._took = 0.0
+        self._worked = 0.0
+
+    def worked(self) -> None:
+        """A batch has just been run."""
+        self._worked = time.monotonic()
+
+    def due_in(self) -> float | None:
+        """Seconds until the next step may run; None where there is nothing to hash."""
+        if not self._guards:
+            return None
+        now = time.monotonic()
+        busy = self._ended + self._took * (1 / BUSY_SHARE - 1) - now
+        idle = max(self._worked + IDLE_AFTER_SECONDS, self._ended + self._took * (1 / IDLE_SHARE - 1)) - now
+        return max(0.0, min(busy, idle))
+
+    def step(self) -> None:
+        """Hash one piece.
+
+        Raises:
+            CaughtError: it was the last of a model whose seal is broken.
+        """
+        began = time.monotonic()
+        rest = next(self._steps)
+        self._ended = time.monotonic()
+        self._took = self._ended - began
+        self._ended += rest
+
+    def _forever(self) -> Generator[float, None, None]:
+        """A step at a time; yields the seconds to rest after it."""
+        for guard in cycle(self._guards):
+            for _ in guard.hash_once():
+                yield 0.0
+            if guard is self._guards[-1]:
+                yield REST_SECONDS

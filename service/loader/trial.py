@@ -1,0 +1,163 @@
+"""The forwards of one proof: which batches are run, in which order, and what is seen in and between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from service.loader.freeze import seal
+from service.loader.sensors import Watch, digests, plain_digests
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward.
+
+    Attributes:
+        order: the examples in it, by number.
+        outputs: every tensor of the output, as contiguous float64 copies on the CPU.
+        watched: whether sensors were round it, which may change the last bits.
+        graph: why an output is part of a graph; empty where none is.
+        left_mode: whether inference mode was off after it.
+    """
+
+    order: tuple[int, ...]
+    outputs: list[Tensor]
+    watched: bool
+    graph: str
+    left_mode: bool
+
+    @property
+    def wrong_count(self) -> int | None:
+        """How many answers there are, where that is not how many inputs there were."""
+        counts = [len(leaf) if leaf.dim() else 0 for leaf in self.outputs] or [0]
+        return next((count for count in counts if count != len(self.order)), None)
+
+    def rows(self) -> Iterator[tuple[int, list[Tensor]]]:
+        """Each example's number and outputs."""
+        if self.wrong_count is None:
+            for position, example in enumerate(self.order):
+                yield example, [leaf[position] for leaf in self.outputs]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """The names of what is not as serving needs it."""
+
+    training: list[str]
+    unfrozen: list[str]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Modes:
+        return cls(
+            [name or "the model itself" for name, part in module.named_modules() if part.training],
+            [name for name, parameter in module.named_parameters() if parameter.requires_grad],
+        )
+
+
+class Trial:
+    """Runs the forwards and keeps what a judge needs."""
+
+    def __init__(self, run_batch: Callable[[Tensor], Any], module: nn.Module, examples: Tensor) -> None:
+        self._run_batch = run_batch
+        self._module = module
+        self._examples = examples
+        self.forwards: list[Forward] = []
+        self.watches: list[Watch] = []
+        self._mode = torch.is_inference_mode_enabled()
+
+    def run(self, sizes: Sequence[int]) -> None:
+        """All forwards, each of `sizes` at least once, and the state of the module before and after them.
+
+        The order matters. Between two equal inputs comes once nothing, which shows what counts calls, and once another
+        input, which shows what remembers. Example 0 goes alone, first, and last among strangers; example 1 alone, and
+        between others. A batch goes plain before it goes watched.
+        """
+        cap = sizes[-1]
+        self.before, self._digests = Modes.of(self._module), digests(self._module)
+        self._forward((0,))
+        plain = plain_digests(self._module)
+        self._forward((0,), watched=True)
+        self._plain = plain, plain_digests(self._module)
+        self._forward((1,))
+        self._forward((0,))
+        for size in sizes[1:-1]:
+            self._forward((*range(cap, cap + size - 1), 0))
+            self._forward(tuple(range(size)), watched=True)
+        self._forward(tuple(range(cap)))
+        self._forward(tuple(range(cap)))
+        self._forward(tuple(range(cap)), watched=True)
+        self._forward((*range(cap, 2 * cap - 1), 0))
+        self.after, self._digests_after = Modes.of(self._module), digests(self._module)
+
+    def _forward(self, order: tuple[int, ...], watched: bool = False) -> None:
+        batch = self._examples[list(order)]
+        # A forward that has left inference mode once is condemned. What it left open would keep hold of the sensors.
+        watch = Watch(self._module) if watched and not any(f.left_mode for f in self.forwards) else None
+        with torch.inference_mode(torch.is_inference_mode_enabled()):  # who leaves the mode, leaves it up to here
+            with watch or nullcontext():
+                output = self._run_batch(batch)
+            left = self._mode and not torch.is_inference_mode_enabled()
+        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        graph = next(filter(None, (self._graph_of(leaf, batch) for leaf in leaves)), "")
+        copies = [leaf.detach().to("cpu", torch.float64, copy=True).contiguous() for leaf in leaves]
+        self.forwards.append(Forward(order, copies, watched, graph, left))
+        if watch:
+            self.watches.append(watch)
+
+    def _graph_of(self, output: Tensor, batch: Tensor) -> str:
+        if output.grad_fn is not None:
+            return f"The output has a grad_fn ({type(output.grad_fn).__name__})."
+        if output.requires_grad:
+            return "The output requires a gradient."
+        known = [*self._module.parameters(), *self._module.buffers(), batch]
+        shared = {tensor.untyped_storage().data_ptr() for tensor in known}
+        if not output.is_inference() and output.untyped_storage().data_ptr() not in shared:
+            return "The output was not made under inference_mode."
+        return ""
+
+    @property
+    def plain(self) -> list[Forward]:
+        """The forwards that ran as requests do, without sensors."""
+        return [forward for forward in self.forwards if not forward.watched]
+
+    @property
+    def counted(self) -> int:
+        """How many parameters and buffers were hashed."""
+        return len(self._digests)
+
+    def leaves(self) -> Iterator[Tensor]:
+        return (leaf for forward in self.forwards for leaf in forward.outputs)
+
+    def repeated(self) -> Iterator[tuple[Forward, Forward]]:
+        """Each two plain forwards of the same batch."""
+        by_order: dict[tuple[int, ...], list[Forward]] = {}
+        for forward in self.plain:
+            by_order.setdefault(forward.order, []).append(forward)
+        for forwards in by_order.values():
+            yield from combinations(forwards, 2)
+
+    def changed(self) -> list[str]:
+        """What is not as it was, in words: parameters, buffers, tensors in attributes, modules registered nowhere."""
+        hidden = [
+            f"{watch.name_of(module)} was changed"
+            for watch in self.watches
+            for module, before in watch.hidden.items()
+            if seal(module) != before
+        ]
+        return [*_differences(self._digests, self._digests_after), *_differences(*self._plain), *hidden]
+
+
+def _differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [
+        *(f"{name} was changed" for name in before if name in after and after[name] != before[name]),
+        *(f"{name} was taken away" for name in before if name not in after),
+        *(f"{name} was added" for name in after if name not in before),
+    ]
