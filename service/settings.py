@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     ssl_certfile: Path | None = Field(None, description="TLS certificate chain, PEM.")
     ssl_keyfile: Path | None = Field(None, description="TLS private key, PEM.")
 
+    def first_device(self, cuda: bool) -> str:
+        """The one device of a command that runs in a single process; `cuda` says whether there is a GPU."""
+        first = self.device.split(",")[0].strip()
+        return ("cuda" if cuda else "cpu") if first == "auto" else first
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -15,6 +15,7 @@ from service.engine.wire import ModelState, Tuning
 from service.errors import ModelOutputInvalid
 from service.loader.artefact import artefact_key
 from service.loader.card import Card
+from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
 from service.loader.probes import probes
 from service.loader.proof import prove
@@ -135,6 +136,7 @@ class ServedModel:
         Raises:
             Refusal: `run_batch` refused an example.
         """
+        freeze(self._module)  # so that what an earlier forward undid is found, and told, as forward's doing
         examples = probes(2 * max(sizes), self.loaded.input.crop)
         return prove(self.run_batch, self._module, examples, sizes, self._card.proof.waive)
 

@@ -12,7 +12,8 @@ import torch
 
 from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient
 from service.engine.wire import Cancel, Failed, Failure, FrameProtocol, Generation, Infer, ModelState, Result
-from service.errors import DeadlineExceeded, InputCrashesModel, ModelFailed, NotReady, Overloaded
+from service.errors import DeadlineExceeded, InputCrashesModel, ModelFailed, NotReady, NotReplayed, Overloaded
+from service.loader.report import Figures, Report, RuleResult
 from service.metrics import Metrics
 
 PIXELS = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
@@ -22,7 +23,8 @@ LIMIT = 10.0
 class Engine:
     """One generation that takes frames and says nothing until told to."""
 
-    def __init__(self, number: int, device: str = "cpu", state: str = "ready") -> None:
+    def __init__(self, number: int, device: str = "cpu", state: str = "ready", report: Report | None = None) -> None:
+        self.report = report
         self.number, self.device, self.state = number, device, state
         self.frames: list[Infer | Cancel] = []
         self.connection: FrameProtocol | None = None
@@ -45,7 +47,9 @@ class Engine:
 
         path = str(folder / f"{self.device}-{self.number}.sock")
         self.server = await asyncio.get_running_loop().create_unix_server(Connection, path)
-        models = [ModelState("m", self.state, version=f"v{self.number}", detail="its weights are gone")]
+        models = [
+            ModelState("m", self.state, version=f"v{self.number}", detail="its weights are gone", report=self.report)
+        ]
         return Generation(self.device, self.number, path, models)
 
     async def infers(self, count: int) -> list[Infer]:
@@ -183,7 +187,24 @@ def test_a_crash_sends_those_aboard_alone_and_those_who_queued_as_they_were(play
     play(story)
 
 
-@pytest.mark.parametrize("cause", ["SIGSEGV", "SIGABRT", "watchdog", "exit 3"])
+def test_a_request_to_a_model_that_is_not_repeatable_is_not_sent_again(play):
+    nothing = Figures(0, 0, 0, 0.0, 0.0, 0.0, [1], 8, 0.0)
+    report = Report([RuleResult("repeatable", False, "It differs.", waived="dropout on purpose")], nothing, "today")
+
+    async def story(scene):
+        first = await scene.engine(report=report)
+        asked = scene.ask()
+        await first.infers(1)
+        await scene.end(first, "SIGKILL")
+        with pytest.raises(NotReplayed, match="may not run a request twice") as caught:
+            await asked
+        assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "1"})
+        assert not scene.client._orphans
+
+    play(story)
+
+
+@pytest.mark.parametrize("cause", ["SIGSEGV", "SIGABRT", "watchdog", "violation", "seal-broken", "exit 3"])
 def test_a_second_crash_alone_is_the_inputs_fault(play, cause):
     async def story(scene):
         asked = scene.ask()
