@@ -17,9 +17,9 @@ from torch import Tensor
 from service.allocator import keep_freed_memory
 from service.cores import usable_cores
 from service.engine.model import ServedModel
-from service.engine.wire import Tuning
 from service.errors import ConfigurationError, Refusal
 from service.loader.load import load
+from service.loader.report import Tuning
 from service.loader.repository import choose_default, find_models
 from service.settings import Settings
 from service.tasks.classification import ImageDecoder, best_classes

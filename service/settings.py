@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, or several with commas.")
     threads: int = Field(0, ge=0, description="Intra-op threads of a CPU engine; 0 for the cores there are.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode pictures, a front end; 0 for the cores.")
+    watchdog_seconds: float = Field(
+        10.0, gt=0, description="Silence, or a forward, of an engine that is borne before it is replaced, in seconds."
+    )
     max_body_bytes: int = Field(20_000_000, ge=1, description="Largest request body, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of a picture, looked at before decoding.")
     max_instances: int = Field(64, ge=1, le=1024, description="Most pictures in one request.")
