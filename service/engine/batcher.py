@@ -127,6 +127,10 @@ class Batcher:
         if request := self._by_id.get(request_id):
             request.gone = True
 
+    def next_size(self, model: str) -> int:
+        """How many examples the model's next batch would have; 0 when nothing waits."""
+        return self._largest_rung(model) if self._queues[model] else 0
+
     def depth(self, model: str) -> int:
         """Examples that wait."""
         return sum(request.count - request.taken for request in self._queues[model])

@@ -40,6 +40,8 @@ CRASHES = frozenset(
 )
 #: Any other (SIGKILL: out of memory, an operator) is nobody's fault, until it has hit the same request so often.
 KILLS_FOR_A_STRIKE = 5
+#: A wait is taken for so much longer than forecast: who is let in and then late has cost others their place.
+PRUDENCE = 1.1
 #: An id's lower bits count the requests of one front end: a trillion.
 _COUNT_BITS = 40
 
@@ -148,12 +150,13 @@ class EngineClient:
             Overloaded: there are not so many places left, or what is there already would take longer than that.
         """
         now = time.monotonic()
-        wait, cost = self._forecast(model, count, now)
+        wait, batch = self._forecast(model, count, now)
+        finish = now + PRUDENCE * wait + batch
         if self._examples + count > self._max_examples:
             raise Overloaded(f"{self._examples} pictures are waiting; the most is {self._max_examples}.", wait)
-        if wait and now + wait + cost > deadline:
-            words = f"An answer would take about {wait + cost:.1f} s; the deadline is in {deadline - now:.1f} s."
-            raise Overloaded(words, now + wait + cost - deadline)
+        if wait and finish > deadline:
+            words = f"An answer would take about {finish - now:.1f} s; the deadline is in {deadline - now:.1f} s."
+            raise Overloaded(words, finish - deadline)
         self._examples += count
         try:
             yield
@@ -161,7 +164,7 @@ class EngineClient:
             self._examples -= count
 
     def _forecast(self, model: str, count: int, now: float) -> tuple[float, float]:
-        """Seconds until the least busy engine begins with so many examples, and those that they take.
+        """Seconds until the least busy engine begins with so many examples, and those of the batch that they ride in.
 
         What is admitted and still being decoded counts too. With no engine up nobody can tell: 0, and it waits.
         """
@@ -171,7 +174,7 @@ class EngineClient:
         engine = min(engines, key=lambda engine: engine.forecast.wait(now))
         decoding = self._examples - sum(engine.outstanding for engine in engines) - len(self._orphans)
         wait = engine.forecast.wait(now) + engine.forecast.cost(model, max(0, decoding)) / len(engines)
-        return wait, engine.forecast.cost(model, count)
+        return wait, engine.forecast.cost(model, max(count, *engine.models[model].batch_sizes, 1))
 
     async def infer(self, model: str, pixels: Tensor, top_k: int, deadline: float) -> tuple[Result, ModelState]:
         """Classes of every example of `pixels`, `(N, 3, H, W) uint8`, and the model that gave them.

@@ -17,13 +17,14 @@ class Pace:
 
     def __init__(self, measured: Mapping[str, Mapping[int, float]]) -> None:
         self._average = {model: dict(sizes) for model, sizes in measured.items()}
-        self._shortest = {model: min(sizes.values(), default=0.0) for model, sizes in measured.items()}
+        self._shortest = {model: dict(sizes) for model, sizes in measured.items()}
         self._longest = {model: max(sizes.values(), default=0.0) for model, sizes in measured.items()}
 
     def record(self, model: str, size: int, seconds: float) -> None:
         sizes = self._average.setdefault(model, {})
         sizes[size] = sizes.get(size, seconds) * (1 - _NEWEST) + seconds * _NEWEST
-        self._shortest[model] = min(self._shortest.get(model) or seconds, seconds)
+        shortest = self._shortest.setdefault(model, {})
+        shortest[size] = min(shortest.get(size, seconds), seconds)
         self._longest[model] = max(self._longest.get(model, 0.0), seconds)
 
     def example_seconds(self, model: str) -> float:
@@ -34,9 +35,14 @@ class Pace:
         largest = max(sizes)
         return sizes[largest] / largest
 
-    def shortest(self, model: str) -> float:
-        """The least that any batch of the model ever took: who has not even that much time left cannot be served."""
-        return self._shortest.get(model, 0.0)
+    def shortest(self, model: str, size: int) -> float:
+        """The least that a batch of this size, or else a smaller one, ever took; 0 while none ran.
+
+        Who has not even that much time left cannot be served. It is the least and not the average, since who is dropped
+        teaches nothing: an average that was once too high would never fall again.
+        """
+        known = [step for step in self._shortest.get(model, {}) if step <= size]
+        return self._shortest[model][max(known)] if known else 0.0
 
     def longest(self, model: str) -> float:
         """The most that any batch of the model ever took."""

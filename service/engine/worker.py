@@ -249,7 +249,7 @@ class Worker(threading.Thread):
 
     def _next_batch(self) -> tuple[Batch | None, list[Request]]:
         with self._wake:
-            shortest = {name: self._pace.shortest(name) for name in self._models}
+            shortest = {name: self._pace.shortest(name, self._batcher.next_size(name)) for name in self._models}
             dropped = self._batcher.drop_gone(time.monotonic(), shortest)
             batch = self._batcher.take()
             for name in self._models:

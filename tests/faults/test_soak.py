@@ -37,6 +37,7 @@ class Mixed:
     server: Server
     models: dict[str, Direct]
     seconds: float
+    may_be_unready: bool = False
     answered: list[int] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -99,7 +100,7 @@ class Mixed:
         while time.monotonic() < self._end:
             for path in ("/health/live", "/health/ready", "/metrics"):
                 answer = httpx.get(self.server.url + path, timeout=30)  # a connection each, as a kubelet's
-                if answer.status_code != 200:
+                if answer.status_code != 200 and not (self.may_be_unready and answer.status_code == 503):
                     self.errors.append(f"{path}: {answer.status_code}")
             threading.Event().wait(0.1)
 
@@ -127,6 +128,32 @@ def test_memory_is_flat_under_good_and_bad_requests_of_all_sizes(serve, mixed_mo
     assert mixed.errors == []
     assert sum(mixed.answered) > 100
     assert grown < most
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+def test_kills_at_random_moments_under_mixed_load_lose_nothing_and_answer_nothing_twice(serve, mixed_models, kills):
+    server = serve(mixed_models, "--default-model", "one", "--front-ends", "2")
+    mixed = Mixed(server, {name: direct(mixed_models, name) for name in ("one", "efficientnet_lite0")}, 1700, True)
+    load = threading.Thread(target=mixed.run)
+    load.start()
+    moments = random.Random(kills)
+    try:
+        for _ in range(kills):
+            engine = server.engine()
+            threading.Event().wait(moments.uniform(0.0, 1.5))  # a random moment is what is tested
+            os.kill(engine, signal.SIGKILL)
+            wait_for(lambda dead=engine: server.pids("gradless: engine") not in ([], [dead]), 60, "a new engine")
+        wanted = len(mixed.answered) + 50
+        wait_for(lambda: len(mixed.answered) >= wanted or mixed.errors, 60, "answers after the last kill")
+    finally:
+        mixed._end = 0.0
+        load.join(90)
+    restarts = server.metric("gradless_engine_restarts_total", device="cpu", reason="SIGKILL")
+    counted = server.metric("gradless_requests_total")
+    print(f"{kills} kills; {len(mixed.answered)} requests answered, {len(mixed.errors)} lost or wrong")
+    assert mixed.errors == []
+    assert restarts == kills
+    assert counted == len(mixed.answered)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])

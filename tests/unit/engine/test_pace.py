@@ -8,7 +8,7 @@ from service.engine.pace import Pace
 
 def test_nothing_is_known_before_the_first_batch():
     pace = Pace({})
-    assert (pace.example_seconds("m"), pace.shortest("m"), pace.longest("m")) == (0.0, 0.0, 0.0)
+    assert (pace.example_seconds("m"), pace.shortest("m", 8), pace.longest("m")) == (0.0, 0.0, 0.0)
 
 
 def test_one_more_example_costs_its_share_of_the_largest_batch():
@@ -21,7 +21,12 @@ def test_the_average_follows_and_the_extremes_stay():
     for _ in range(50):
         pace.record("m", 8, 0.8)
     assert pace.example_seconds("m") == pytest.approx(0.1, rel=1e-3)
-    assert (pace.shortest("m"), pace.longest("m")) == (0.4, 0.8)
+    assert (pace.shortest("m", 8), pace.longest("m")) == (0.4, 0.8)
+
+
+def test_of_a_size_that_never_ran_the_next_smaller_one_tells_the_least():
+    pace = Pace({"m": {1: 0.1, 4: 0.3}})
+    assert [pace.shortest("m", size) for size in (0, 1, 2, 4, 8)] == [0.0, 0.1, 0.1, 0.3, 0.3]
 
 
 def test_one_slow_batch_moves_the_average_a_little():
