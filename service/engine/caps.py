@@ -33,8 +33,8 @@ class Caps:
 
     def too_large(self, model: str, size: int) -> None:
         """A batch of `size` found too little memory: the next smaller size is the cap."""
-        smaller = [step for step in self._sizes[model] if step < min(size, self._batcher.cap(model) + 1)]
-        if smaller:
+        smaller = [step for step in self._sizes[model] if step < size]
+        if smaller and smaller[-1] < self._batcher.cap(model):
             self._set(model, smaller[-1])
 
     def went_well(self, model: str, size: int) -> None:

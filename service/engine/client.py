@@ -171,9 +171,9 @@ class EngineClient:
         engines = [engine for engine in self._engines.values() if not engine.closed and engine.serves(model)]
         if not engines:
             return 0.0, 0.0
-        engine = min(engines, key=lambda engine: engine.forecast.wait(now))
+        engine = min(engines, key=lambda engine: engine.forecast.wait(now, model))
         decoding = self._examples - sum(engine.outstanding for engine in engines) - len(self._orphans)
-        wait = engine.forecast.wait(now) + engine.forecast.cost(model, max(0, decoding)) / len(engines)
+        wait = engine.forecast.wait(now, model) + engine.forecast.cost(model, max(0, decoding)) / len(engines)
         return wait, engine.forecast.cost(model, max(count, *engine.models[model].batch_sizes, 1))
 
     async def infer(self, model: str, pixels: Tensor, top_k: int, deadline: float) -> tuple[Result, ModelState]:
@@ -200,7 +200,7 @@ class EngineClient:
         engines = [e for e in self._engines.values() if not e.closed and e.serves(model)]
         if engines:
             now = time.monotonic()
-            min(engines, key=lambda engine: (engine.forecast.wait(now), engine.outstanding)).dispatch(pending)
+            min(engines, key=lambda engine: (engine.forecast.load(now), engine.outstanding)).dispatch(pending)
         else:
             self._orphans[pending.frame.id] = pending
 

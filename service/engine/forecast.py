@@ -8,7 +8,8 @@ from collections.abc import Mapping
 class Forecast:
     """One engine's work, in seconds, from what it tells with each answer and from what was sent to it since.
 
-    An engine may have several front ends; each answer says how long all that waits there will take, whoever sent it.
+    An engine may have several front ends; each answer says how long all that waits there for its model will take,
+    whoever sent it. Models take turns, so a flood of one is no long wait for another.
 
     Args:
         example_seconds: by model, what one example costs in a large batch, as measured at the engine's start.
@@ -16,21 +17,25 @@ class Forecast:
 
     def __init__(self, example_seconds: Mapping[str, float]) -> None:
         self._example_seconds = dict(example_seconds)
-        self._busy_until = 0.0
+        self._busy_until: dict[str, float] = {}
 
     def told(self, now: float, model: str, backlog_seconds: float, example_seconds: float) -> None:
         """An answer came, and with it what still waits in the engine, and the model's pace."""
-        self._busy_until = now + backlog_seconds
+        self._busy_until[model] = now + backlog_seconds
         self._example_seconds[model] = example_seconds
 
     def sent(self, now: float, model: str, count: int) -> None:
         """So many examples have just been sent."""
-        self._busy_until = max(now, self._busy_until) + self.cost(model, count)
+        self._busy_until[model] = max(now, self._busy_until.get(model, 0.0)) + self.cost(model, count)
 
     def cost(self, model: str, count: int) -> float:
         """Seconds that so many examples take; 0 while nothing is known."""
         return count * self._example_seconds.get(model, 0.0)
 
-    def wait(self, now: float) -> float:
-        """Seconds until what was sent before is done."""
-        return max(0.0, self._busy_until - now)
+    def wait(self, now: float, model: str) -> float:
+        """Seconds until what was sent to the model before is done."""
+        return max(0.0, self._busy_until.get(model, 0.0) - now)
+
+    def load(self, now: float) -> float:
+        """Seconds of work of all models."""
+        return sum(self.wait(now, model) for model in self._busy_until)

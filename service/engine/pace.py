@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 #: What the newest batch counts for in the running average of its size.
@@ -34,6 +35,16 @@ class Pace:
             return 0.0
         largest = max(sizes)
         return sizes[largest] / largest
+
+    def backlog_seconds(self, model: str, waiting: Mapping[str, int], caps: Mapping[str, int]) -> float:
+        """How long what waits for a model will take, with the turns that other models have meanwhile.
+
+        Args:
+            waiting, caps: by model, the examples that wait and the most of them in a batch.
+        """
+        turns = math.ceil(waiting[model] / caps[model]) + 1
+        ahead = {other: min(count, turns * caps[other]) for other, count in waiting.items() if other != model}
+        return sum(count * self.example_seconds(name) for name, count in (ahead | {model: waiting[model]}).items())
 
     def shortest(self, model: str, size: int) -> float:
         """The least that a batch of this size, or else a smaller one, ever took; 0 while none ran.

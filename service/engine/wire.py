@@ -60,8 +60,8 @@ class Result(Frame, frozen=True):
     """The answer to an `Infer`: `probabilities` is `(count, k) float32`, `ids` is `(count, k) int32`.
 
     `queue_seconds` is the wait of the request's last example, `forward_seconds` the time its batches took.
-    `backlog_seconds` is what now waits in the engine, of all models and front ends; `example_seconds` what one more
-    example of this model adds to it.
+    `backlog_seconds` is how long what now waits in the engine for this model, of all front ends, will take;
+    `example_seconds` what one more example adds to it.
     """
 
     id: int

@@ -261,6 +261,8 @@ class Worker(threading.Thread):
         if isinstance(frame, Failure):
             return frame
         with self._wake:
-            backlog = sum(self._batcher.depth(name) * self._pace.example_seconds(name) for name in self._models)
+            waiting = {name: self._batcher.depth(name) for name in self._models}
+        caps = {name: self._batcher.cap(name) for name in self._models}
+        backlog = self._pace.backlog_seconds(request.model, waiting, caps)
         example = self._pace.example_seconds(request.model)
         return msgspec.structs.replace(frame, backlog_seconds=backlog, example_seconds=example)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import threading
 
 import pytest
 
 from tests.support.models import make_models, photographs
 from tests.support.open_loop import Exchange, open_loop
-from tests.support.server import Server
+from tests.support.server import Server, wait_for
 
 CARD = """\
 weights = "random:1"
@@ -44,11 +45,13 @@ def paced(serve, tmp_path):
     return serve(models)
 
 
-def drive(server: Server, rate: float, seconds: float, deadline_ms: int = DEADLINE_MS) -> list[Exchange]:
+def drive(
+    server: Server, rate: float, seconds: float, deadline_ms: int = DEADLINE_MS, model: str = "paced"
+) -> list[Exchange]:
     picture = photographs()[0]
     head = (
-        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nX-Timeout-Ms: {deadline_ms}\r\n"
-        f"Content-Length: {len(picture)}\r\n\r\n"
+        f"POST /models/{model}/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        f"X-Timeout-Ms: {deadline_ms}\r\nContent-Length: {len(picture)}\r\n\r\n"
     )
     return asyncio.run(open_loop(server.port, head.encode() + picture, rate, seconds, deadline_ms / 1000 + 5))
 
@@ -87,3 +90,23 @@ def test_l3_a_deadline_shorter_than_the_queue_is_refused_at_the_door(paced):
     assert len(refused) > len(exchanges) / 2
     ran = paced.metric("gradless_batch_size_sum", model="paced")
     assert ran <= 1.1 * len(good) + 8  # what was run was answered, but for what became late in its own forward
+
+
+def test_l4_a_flooded_model_costs_another_one_batch_of_its_own_at_most(serve, tmp_path):
+    models = make_models(tmp_path / "models", paced=CARD, calm=CARD)
+    for name in ("paced", "calm"):
+        (models / name / "architecture.py").write_text(CODE)
+    server = serve(models, "--default-model", "calm")
+    alone = sorted(exchange.seconds for exchange in drive(server, 4, 5, model="calm"))
+    flood = threading.Thread(target=drive, args=(server, 150, 8))
+    flood.start()
+    try:
+        wait_for(lambda: server.metric("gradless_queue_depth", model="paced") > 8, 10, "a flood")
+        beside = drive(server, 4, 5, model="calm")
+    finally:
+        flood.join()
+    assert [exchange.status for exchange in beside] == [200] * len(beside)
+    slowest = max(exchange.seconds for exchange in beside)
+    batch = 8 / 28
+    print(f"slowest of {len(beside)}: {alone[-1]:.2f} s alone, {slowest:.2f} s beside a flood; a batch {batch:.2f} s")
+    assert slowest <= alone[-1] + 2 * batch  # the one that runs, and a second request of its own behind it

@@ -38,20 +38,35 @@ def test_one_slow_batch_moves_the_average_a_little():
 def test_what_is_sent_is_waited_for_and_time_passes():
     forecast = Forecast({"m": 0.5})
     forecast.sent(100.0, "m", 4)
-    assert forecast.wait(100.0) == pytest.approx(2.0)
-    assert forecast.wait(101.5) == pytest.approx(0.5)
-    assert forecast.wait(200.0) == 0.0
+    assert forecast.wait(100.0, "m") == pytest.approx(2.0)
+    assert forecast.wait(101.5, "m") == pytest.approx(0.5)
+    assert forecast.wait(200.0, "m") == 0.0
 
 
 def test_what_the_engine_tells_replaces_what_was_reckoned():
     forecast = Forecast({"m": 0.5})
     forecast.sent(100.0, "m", 4)
     forecast.told(100.1, "m", 7.0, 0.25)
-    assert forecast.wait(100.1) == pytest.approx(7.0)
+    assert forecast.wait(100.1, "m") == pytest.approx(7.0)
     assert forecast.cost("m", 4) == 1.0
 
 
 def test_of_a_model_that_nobody_measured_nothing_is_expected():
     forecast = Forecast({})
     forecast.sent(100.0, "m", 4)
-    assert forecast.wait(100.0) == 0.0
+    assert forecast.wait(100.0, "m") == 0.0
+
+
+def test_a_flood_of_one_model_is_no_long_wait_for_another():
+    pace = Pace({"calm": {8: 0.8}, "flood": {8: 0.8}})
+    waiting, caps = {"calm": 8, "flood": 800}, {"calm": 8, "flood": 8}
+    assert pace.backlog_seconds("calm", waiting, caps) == pytest.approx(0.8 + 2 * 0.8)
+    assert pace.backlog_seconds("flood", waiting, caps) == pytest.approx(80 + 0.8)
+    assert pace.backlog_seconds("calm", {"calm": 0, "flood": 3}, caps) == pytest.approx(0.3)
+
+
+def test_the_load_of_an_engine_is_that_of_all_its_models():
+    forecast = Forecast({"m": 0.5, "n": 0.25})
+    forecast.sent(100.0, "m", 2)
+    forecast.sent(100.0, "n", 2)
+    assert (forecast.wait(100.0, "n"), forecast.load(100.0)) == (0.5, 1.5)
