@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick lint bench models docs soak debian
+.PHONY: help serve test quick lint bench faults models docs soak debian
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, the import contracts, hadolint
 
 bench: $(INSTALLED)  ## The server beside the bare loop, in one run
 	$(BIN)/gradless bench $(ARGS)
+
+faults: $(INSTALLED) debian  ## Run the fault matrix, break each guard once, and write docs/faults.md (30 minutes)
+	$(BIN)/python -m tests.support.fault_matrix >docs/faults.md.new && mv docs/faults.md.new docs/faults.md
 
 models: $(INSTALLED)  ## Prove torchvision's 80 models and write docs/models.md (20 minutes)
 	$(BIN)/python -m tests.support.catalogue >docs/models.md.new && mv docs/models.md.new docs/models.md

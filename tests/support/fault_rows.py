@@ -1,0 +1,304 @@
+"""The rows of the fault matrix, with the tests that hold them and the way each was broken once."""
+
+from __future__ import annotations
+
+from tests.support.fault_matrix import Broken, Row
+
+_CLIENT = "service/engine/client.py"
+_RUNNER = "service/engine/runner.py"
+_GUARD = "service/engine/guard.py"
+_SUPERVISOR = "service/supervisor.py"
+_DECODER = "service/tasks/classification.py"
+
+ROWS = [
+    Row(
+        "I1-I3, I8-I11",
+        "empty, random, truncated bytes; JSON of every wrong shape; bad base64, methods, paths, `top_k`",
+        ("test_bad_input_gets_its_status_and_words_that_help", "test_wrong_methods_and_paths_are_problems_too"),
+        Broken("an empty body is let through", "service/frontend/limits.py", "if not body:", "if False:"),
+    ),
+    Row(
+        "I4",
+        "a picture of more pixels than allowed",
+        ("test_a_size_that_is_only_promised_is_refused_from_the_header",),
+        Broken("no look at the header's size", _DECODER, "if width * height > self._max_pixels:", "if False:"),
+    ),
+    Row(
+        "I5",
+        "every kind of picture, rotated by EXIF and of 16 bits",
+        ("test_every_kind_of_picture_is_seen_as_pil_sees_it", "test_a_16_bit_png_is_scaled_to_8_bits"),
+        Broken("EXIF is not looked at", _DECODER, "apply_exif_orientation=True", "apply_exif_orientation=False"),
+    ),
+    Row(
+        "I6",
+        "a body over the limit, by its Content-Length and chunked",
+        (
+            "test_a_body_over_the_limit_is_refused_from_its_content_length_alone",
+            "test_a_chunked_body_is_refused_at_the_limit",
+        ),
+        Broken(
+            "no limit while reading",
+            "service/frontend/limits.py",
+            "if len(body) > settings.max_body_bytes:",
+            "if False:",
+        ),
+    ),
+    Row(
+        "I12",
+        "one bad picture in a multipart of several",
+        ("test_one_bad_picture_of_several_is_named",),
+        Broken("the words do not say which", "service/frontend/predict.py", "Picture {position} of", "A picture of"),
+    ),
+    Row(
+        "I14",
+        "random and damaged bytes to the decoders (hypothesis)",
+        (
+            "test_random_bytes_are_refused",
+            "test_a_damaged_jpeg_is_a_picture_or_refused",
+            "test_a_png_with_one_bit_flipped_is_a_picture_or_refused_and_kills_nobody",
+        ),
+        Broken("PNGs go to torchvision's decoder", _DECODER, '_BY_PIL = ("PNG", "GIF")', '_BY_PIL = ("GIF",)'),
+    ),
+    Row(
+        "E1",
+        "`kill -9` of the engine under load, five times, and at random moments under mixed load",
+        (
+            "test_e1_five_kills_of_the_engine_fail_no_request_and_no_counter_falls",
+            "test_e1_the_default_model_serves_on_over_kills_of_its_engine",
+            "test_kills_at_random_moments_under_mixed_load_lose_nothing_and_answer_nothing_twice",
+        ),
+        Broken(
+            "what a dead engine had not answered is refused, not sent again",
+            _CLIENT,
+            "                self._metrics.replayed.labels(pending.frame.model).inc()\n",
+            "                pending.future.set_exception(NotReady('gone'))\n                continue\n",
+            "test_e1_five_kills_of_the_engine_fail_no_request_and_no_counter_falls",
+        ),
+    ),
+    Row(
+        "E2",
+        "an input that makes the engine segfault",
+        ("test_e2_a_picture_that_crashes_the_model_costs_two_engines_and_fails_alone",),
+        Broken("one strike is enough", _CLIENT, "if pending.frame.alone:", "if True:"),
+    ),
+    Row(
+        "E2b",
+        "three SIGKILLs with one innocent request aboard",
+        ("test_e2b_three_kills_with_a_lonely_request_aboard_are_not_its_fault",),
+        Broken("a SIGKILL is a strike", _CLIENT, "KILLS_FOR_A_STRIKE = 5", "KILLS_FOR_A_STRIKE = 1"),
+    ),
+    Row(
+        "E3",
+        "an engine that is stopped, idle or at work, and a forward that never returns",
+        (
+            "test_e3_a_stopped_engine_is_replaced_and_its_requests_are_answered",
+            "test_e3_a_stopped_engine_without_a_request_is_replaced_too",
+            "test_e3_a_forward_that_never_returns_costs_two_engines_and_fails_alone",
+            "test_e3_a_request_in_an_engine_that_hangs_gets_504_at_its_deadline",
+        ),
+        Broken(
+            "the watchdog ends nobody",
+            "service/watchdog.py",
+            "child.kill(CAUSE)",
+            "pass",
+            "test_e3_a_stopped_engine_without_a_request_is_replaced_too",
+        ),
+    ),
+    Row(
+        "E4",
+        "a forward that raises for one example",
+        (
+            "test_e4_one_example_that_raises_fails_alone_and_its_batch_is_answered",
+            "test_e4_of_one_request_with_a_bad_example_all_fail_and_of_others_none",
+        ),
+        Broken("a failed batch is not halved", _RUNNER, "            if size == 1:\n", "            if True:\n"),
+    ),
+    Row(
+        "E5",
+        "out of memory at more than two examples (the same exception, raised by the model)",
+        ("test_e5_out_of_memory_makes_smaller_batches_and_nobody_sees_it",),
+        Broken("no cap is learned", _RUNNER, "self._caps.too_large(name, size)", "pass"),
+    ),
+    Row(
+        "E6, E16",
+        "NaN, too few and too many answers, exceptions, `sys.exit` in forward",
+        (
+            "test_e6_e16_what_a_model_does_wrong_is_500_in_words_and_it_serves_on",
+            "test_e6_a_row_of_nan_fails_its_own_request_and_nobody_else_in_the_batch",
+        ),
+        Broken("nobody looks for NaN", _RUNNER, "if not np.isfinite(probabilities).all():", "if False:"),
+    ),
+    Row(
+        "E8",
+        "weights written to in place, through `.data`, and a bit flipped from outside",
+        (
+            "test_e8_a_write_in_place_is_caught_within_its_batch_and_nobody_is_answered_by_it",
+            "test_e8_a_write_through_data_is_found_by_the_hash_and_the_weights_come_from_disk_again",
+            "test_e8_a_bit_flipped_from_outside_is_found_by_the_hash",
+            "test_a_violation_while_serving_is_answered_by_no_model_that_was_caught",
+        ),
+        Broken(
+            "version counters are not looked at",
+            _GUARD,
+            "if self._count_writes() != self._writes:",
+            "if False:",
+            "test_e8_a_write_in_place_is_caught_within_its_batch_and_nobody_is_answered_by_it",
+        ),
+    ),
+    Row(
+        "E9, E10",
+        "train mode, unfrozen, inference mode left, state between calls, company",
+        ("test_e9_e10_what_breaks_a_rule_is_not_served_and_the_others_are",),
+        Broken(
+            "a failed proof is served all the same", "service/engine/worker.py", "if not report.passed:", "if False:"
+        ),
+    ),
+    Row(
+        "E11",
+        "a front end is killed",
+        ("test_e11_a_killed_front_end_is_replaced_and_the_others_connections_live",),
+        Broken(
+            "a dead front end is not replaced",
+            _SUPERVISOR,
+            "await self._start_front_end(number, 0.0 if lived",
+            "lived or await self._start_front_end(number, 0.0 if lived",
+        ),
+    ),
+    Row(
+        "E12",
+        "the supervisor is killed",
+        ("test_e12_when_the_supervisor_is_killed_everything_ends",),
+        Broken(
+            "children ignore the end of their lifeline",
+            "service/child.py",
+            "    def connection_lost(self, exc: Exception | None) -> None:\n        os._exit(1)",
+            "    def connection_lost(self, exc: Exception | None) -> None:\n        pass",
+        ),
+    ),
+    Row(
+        "E14",
+        "a CUDA error that is not out-of-memory (the same text, raised by the model)",
+        ("test_e14_a_lost_device_ends_the_engine_and_the_next_one_answers",),
+        Broken("it counts as any exception", _RUNNER, "if is_device_lost(error):", "if False:"),
+    ),
+    Row(
+        "E17",
+        "the worker thread dies of an unexpected exception",
+        ("test_e17_a_worker_that_dies_takes_its_process_with_it_and_nothing_is_lost",),
+        Broken("its process lives on", "service/engine/worker.py", "            os._exit(1)", "            return"),
+    ),
+    Row(
+        "E18",
+        "the fork server is killed, then an engine",
+        ("test_e18_a_killed_fork_server_costs_nothing_and_no_engine_gets_a_twin",),
+        Broken(
+            "nobody starts another fork server",
+            _SUPERVISOR,
+            'log.error("fork server died")\n',
+            'log.error("fork server died")\n            return\n',
+        ),
+    ),
+    Row(
+        "L1",
+        "ten times capacity, open loop, on a model of 28 pictures/s",
+        ("test_l1_at_ten_times_capacity_nine_tenths_of_it_are_answered_and_the_rest_told_at_once",),
+        Broken("nobody is refused for the time it would take", _CLIENT, "if wait and finish > deadline:", "if False:"),
+    ),
+    Row(
+        "L3",
+        "deadlines shorter than the queue",
+        (
+            "test_l3_a_request_past_its_deadline_never_reaches_the_device",
+            "test_l3_a_deadline_shorter_than_the_queue_is_refused_at_the_door",
+        ),
+        Broken(
+            "what is late is run all the same",
+            "service/engine/batcher.py",
+            "if request.gone or request.deadline <= now + shortest.get(model, 0.0)",
+            "if request.gone and request.deadline <= now + shortest.get(model, 0.0)",
+        ),
+    ),
+    Row(
+        "L4",
+        "two models, one flooded",
+        ("test_l4_a_flooded_model_costs_another_one_batch_of_its_own_at_most",),
+        Broken(
+            "models do not take turns",
+            "service/engine/batcher.py",
+            "            self._turns.rotate(-1)\n            if self._queues[model]:",
+            "            if not self._queues[model]:\n                self._turns.rotate(-1)\n            else:",
+        ),
+    ),
+    Row(
+        "L9",
+        "batch sizes of all kinds, good and bad requests, probes ten times a second",
+        ("test_memory_is_flat_under_good_and_bad_requests_of_all_sizes",),
+    ),
+    Row(
+        "C1",
+        "SIGTERM under load, to the parent and to the group",
+        (
+            "test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process",
+            "test_c1_who_connected_just_before_the_door_closed_is_heard_out",
+        ),
+        Broken(
+            "idle connections are closed at once",
+            "service/frontend/app.py",
+            "        await self._hear_out()\n",
+            "",
+            "test_c1_who_connected_just_before_the_door_closed_is_heard_out",
+        ),
+    ),
+    Row(
+        "C2",
+        "SIGINT, SIGTERM twice, SIGTERM during start-up",
+        (
+            "test_c2_ctrl_c_of_an_idle_server_ends_it_well",
+            "test_c2_a_second_signal_ends_at_once",
+            "test_c2_a_signal_during_start_up_ends_it",
+        ),
+        Broken(
+            "a second signal is like the first",
+            _SUPERVISOR,
+            "        if self._signals == 1:\n",
+            "        if self._signals >= 1:\n",
+            "test_c2_a_second_signal_ends_at_once",
+        ),
+    ),
+    Row(
+        "C6",
+        "configuration errors of every kind",
+        (
+            "test_c6_every_fault_of_every_card_is_told_at_once_with_file_key_and_fix",
+            "test_c6_two_models_and_no_default_are_told_with_their_names",
+            "test_c6_a_wrong_setting_names_its_variable_and_what_it_is",
+            "test_c6_an_unknown_key_of_gradless_toml_is_refused",
+            "test_c6_a_device_that_is_not_there_is_told_with_those_that_are",
+            "test_c6_a_port_in_use_is_told",
+        ),
+        Broken(
+            "only the first card is read",
+            "service/loader/repository.py",
+            "            problems += error.problems\n            continue\n",
+            "            raise\n",
+            "test_c6_every_fault_of_every_card_is_told_at_once_with_file_key_and_fix",
+        ),
+    ),
+    Row(
+        "S3",
+        "a request id that would forge a header or a log line",
+        ("test_a_request_id_that_could_forge_a_header_or_a_log_line_is_replaced",),
+        Broken(
+            "any id is echoed", "service/frontend/problems.py", "if _SAFE_ID.fullmatch(stated) else", "if stated else"
+        ),
+    ),
+]
+
+#: Rows that no test holds yet, and why.
+LATER = {
+    "C5": "a rolling restart behind a proxy comes with deployment",
+    "C7": "the clock steps back: not tried",
+    "L5, L7, L8": "the soaks of half an hour and of three minutes: not run as rows yet",
+    "S4": "there is no page yet",
+    "S5": "the container comes with deployment",
+}
