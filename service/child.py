@@ -22,6 +22,7 @@ def begin_child(name: str, settings: Settings) -> None:
     setproctitle.setproctitle(f"gradless: {name}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     configure_logs(settings)
 
 

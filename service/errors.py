@@ -30,6 +30,10 @@ class ConfigurationError(Exception):
         return cls([f"{file}: {key}: {problem}; {fix}"])
 
 
+class ReloadError(Exception):
+    """What is in the model folders now cannot replace what is served."""
+
+
 @contextmanager
 def blamed_on(file: Path | str, key: str, doing: str, fix: str) -> Iterator[None]:
     """Inside, an operator's file is read or an operator's code is run: whatever it raises is told as the file's fault.

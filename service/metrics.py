@@ -60,6 +60,7 @@ class Metrics:
         self.rejected = counter("rejected", "Requests refused.", "model", "reason")
         self.replayed = counter("replayed_requests", "Requests sent again after an engine's death.", "model")
         self.engine_restarts = counter("engine_restarts", "Engines replaced.", "device", "reason")
+        self.reloads = counter("reloads", "Reloads ended: succeeded, or failed, which changed nothing.", "result")
         self.engine_up = gauge("engine_up", "1 while a ready engine serves the device.", "device")
         self.self_check_passed = latest("self_check_passed", "1 when the model passed its self-check.", "model")
         self.batch_cap = latest("batch_cap", "Largest batch that is formed now; less after out-of-memory.", "model")

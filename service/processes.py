@@ -60,12 +60,13 @@ class ForkServer:
 
 
 def _ensure_running() -> None:
-    """Start the fork server with SIGINT and SIGTERM held back until it ignores them itself."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Start the fork server with the signals of a process group held back until it ignores them itself."""
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         multiprocessing.forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
 
 async def wait_for_end(pid: int) -> None:

@@ -43,6 +43,14 @@ class Settings(BaseSettings):
     timeout_ms: int = Field(30_000, ge=1, description="Deadline of a request that names none, in milliseconds.")
     max_timeout_ms: int = Field(120_000, ge=1, description="Longest deadline that X-Timeout-Ms may ask for.")
     body_timeout_seconds: float = Field(20.0, gt=0, description="Longest wait for a complete body.")
+    watch: bool = Field(False, description="Reload when the files of a model have changed and been quiet for a second.")
+    replace: Literal["beside", "stop-first"] = Field(
+        "beside",
+        description="How a reload replaces an engine: beside it, or stop-first where the device cannot hold two.",
+    )
+    start_limit_seconds: float = Field(
+        600.0, gt=0, description="Longest time with no engine that serves a model; then the server exits with 1."
+    )
     drain_delay_seconds: float = Field(2.0, ge=0, description="After SIGTERM, answer on for so long.")
     drain_limit_seconds: float = Field(25.0, gt=0, description="Longest drain after that delay.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")

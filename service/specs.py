@@ -35,6 +35,7 @@ class EngineSpec:
         role: under which its metrics are kept; one living process a role.
         socket: where front ends reach it.
         aboard: the file that tells who was in its forward when it died.
+        temporary: its TMPDIR, wiped when it is gone.
         threads: intra-op threads of its worker.
         tunings: by model version, what an earlier engine measured to be fastest.
     """
@@ -44,6 +45,7 @@ class EngineSpec:
     role: str
     socket: Path
     aboard: Path
+    temporary: Path
     metrics: Path
     threads: int
     tunings: dict[str, Tuning]

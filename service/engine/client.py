@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from torch import Tensor
@@ -27,8 +28,19 @@ from service.engine.wire import (
     Infer,
     ModelState,
     Result,
+    Retire,
+    Waiting,
 )
-from service.errors import BY_NAME, DeadlineExceeded, InputCrashesModel, NotReady, NotReplayed, Overloaded
+from service.errors import (
+    BY_NAME,
+    DeadlineExceeded,
+    Draining,
+    InputCrashesModel,
+    ModelNotFound,
+    NotReady,
+    NotReplayed,
+    Overloaded,
+)
 from service.metrics import Metrics
 from service.specs import ExitCode
 
@@ -46,12 +58,17 @@ PRUDENCE = 1.1
 _COUNT_BITS = 40
 
 
+class InputChangedError(Exception):
+    """The model takes another input than the pixels were decoded for: its card has changed meanwhile."""
+
+
 @dataclass(eq=False)
 class Pending:
-    """A request that has no answer yet, and what has happened to it."""
+    """A request that has no answer yet, what its pixels were decoded for, and what has happened to it."""
 
     frame: Infer
     future: asyncio.Future[tuple[Result, ModelState]]
+    decoded_for: dict[str, Any]
     engine: EngineConnection | None = None
     kills: int = 0
 
@@ -133,6 +150,10 @@ class EngineClient:
         self._connections: dict[tuple[str, int], EngineConnection] = {}
         self._orphans: dict[int, Pending] = {}
         self._examples = 0
+        self._newest: dict[str, int] = {}
+        #: By device that has no engine, what is waited for.
+        self.waiting: dict[str, Waiting] = {}
+        self.default_model = ""
         #: Every model by name, as the newest generation tells it; a failed one hides none that still serves.
         self.models: dict[str, ModelState] = {}
 
@@ -176,15 +197,18 @@ class EngineClient:
         wait = engine.forecast.wait(now, model) + engine.forecast.cost(model, max(0, decoding)) / len(engines)
         return wait, engine.forecast.cost(model, max(count, *engine.models[model].batch_sizes, 1))
 
-    async def infer(self, model: str, pixels: Tensor, top_k: int, deadline: float) -> tuple[Result, ModelState]:
+    async def infer(self, state: ModelState, pixels: Tensor, top_k: int, deadline: float) -> tuple[Result, ModelState]:
         """Classes of every example of `pixels`, `(N, 3, H, W) uint8`, and the model that gave them.
+
+        `state` is the model that they were decoded for; another generation of it answers if it takes the same input.
 
         Raises:
             DeadlineExceeded: `deadline` (CLOCK_MONOTONIC seconds) passed.
+            InputChangedError: no engine takes these pixels any more; decode the request again.
             Refusal: what the engine says went wrong with it.
         """
-        frame = Infer(next(self._ids), model, len(pixels), top_k, deadline, False, pixels.numpy().tobytes())
-        pending = Pending(frame, asyncio.get_running_loop().create_future())
+        frame = Infer(next(self._ids), state.name, len(pixels), top_k, deadline, False, pixels.numpy().tobytes())
+        pending = Pending(frame, asyncio.get_running_loop().create_future(), state.input)
         self._dispatch(pending)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
@@ -198,9 +222,12 @@ class EngineClient:
         """To the engine that will be done first; with none up, it waits for the next one until its deadline."""
         model = pending.frame.model
         engines = [e for e in self._engines.values() if not e.closed and e.serves(model)]
-        if engines:
+        fitting = [e for e in engines if e.models[model].input == pending.decoded_for]
+        if engines and not fitting:
+            pending.future.set_exception(InputChangedError())
+        elif engines:
             now = time.monotonic()
-            min(engines, key=lambda engine: (engine.forecast.load(now), engine.outstanding)).dispatch(pending)
+            min(fitting, key=lambda engine: (engine.forecast.load(now), engine.outstanding)).dispatch(pending)
         else:
             self._orphans[pending.frame.id] = pending
 
@@ -222,24 +249,59 @@ class EngineClient:
     # Engines come and go
 
     async def turn_to(self, generation: Generation) -> None:
-        """Connect to a new engine; from then on requests for its device go there, and orphans first."""
-        loop = asyncio.get_running_loop()
-        _, engine = await loop.create_unix_connection(lambda: EngineConnection(self, generation), generation.socket)
+        """Connect to a new engine; from then on requests for its device go there, and orphans first.
+
+        Raises:
+            OSError: it cannot be reached.
+        """
+        engine = EngineConnection(self, generation)
+        self._connections[engine.key] = (
+            engine  # known from now on: the news of its death may come before the connection
+        )
+        try:
+            await asyncio.get_running_loop().create_unix_connection(lambda: engine, generation.socket)
+        except OSError:
+            self._connections.pop(engine.key, None)
+            raise
+        if engine.closed:
+            raise ConnectionResetError(f"engine {generation.number} of {generation.device} ended at once")
+        if generation.number < self._newest.get(generation.device, 0):  # its successor was quicker to connect
+            engine.retire()
+            return
+        self._newest[generation.device] = generation.number
         before = self._engines.get(generation.device)
-        self._engines[generation.device] = self._connections[engine.key] = engine
-        for state in generation.models:
-            if state.state == "ready" or not self.is_up(state.name):
-                self.models[state.name] = state
+        self._engines[generation.device] = engine
+        self.waiting.pop(generation.device, None)
+        self.default_model = generation.default_model or self.default_model
+        self.models = self._all_models(generation)
         if before:
             before.retire()
         orphans, self._orphans = self._orphans, {}
         for pending in orphans.values():
             self._turn(pending)
 
+    def _all_models(self, newest: Generation) -> dict[str, ModelState]:
+        """What the engines that are up tell, the newest last; who has failed there hides none that still serves."""
+        told = [engine.generation for engine in self._engines.values() if engine.generation is not newest]
+        models: dict[str, ModelState] = {}
+        for state in itertools.chain.from_iterable(generation.models for generation in [*told, newest]):
+            if state.state == "ready" or not self.is_up(state.name):
+                models[state.name] = state
+        return models
+
+    def let_go(self, retire: Retire) -> None:
+        """Send an engine nothing more; requests wait for its successor."""
+        engine = self._engines.get(retire.device)
+        if engine and engine.generation.number == retire.number:
+            del self._engines[retire.device]
+            engine.retire()
+
     def _turn(self, pending: Pending) -> None:
         """An orphan goes to the new generation, unless that one cannot serve it."""
         state = self.models.get(pending.frame.model)
-        if state and state.state == "failed" and not self.is_up(state.name):
+        if state is None:
+            pending.future.set_exception(ModelNotFound(f"{pending.frame.model} is not served any more."))
+        elif state.state == "failed" and not self.is_up(state.name):
             pending.future.set_exception(NotReady(state.detail))
         else:
             self._dispatch(pending)
@@ -290,6 +352,16 @@ class EngineClient:
             pending.future.set_exception(InputCrashesModel(words))
             return
         pending.frame = _alone(pending.frame)
+
+    def give_up(self) -> None:
+        """Answer everybody who still waits: the drain is over."""
+        waiting = [*self._orphans.values()]
+        for engine in self._connections.values():
+            waiting += engine.pending.values()
+        for pending in waiting:
+            if not pending.future.done():
+                words = "The server is shutting down, and the model had not answered when its time was over."
+                pending.future.set_exception(Draining(words))
 
     def close(self) -> None:
         """Let every engine go: this front end needs nothing more."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
+import tempfile
 import time
 
 import structlog
@@ -30,6 +32,8 @@ PULSE_SECONDS = 0.25
 def main(control: socket.socket, spec: EngineSpec) -> None:
     """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor."""
     begin_child(f"engine {spec.device}", spec.settings)
+    os.environ["TMPDIR"] = str(spec.temporary)  # what a model unpacks there is wiped when this process is gone
+    tempfile.tempdir = None
     keep_freed_memory()
     run_loop(Engine(spec).serve(control))
 

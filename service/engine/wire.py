@@ -5,8 +5,8 @@ first element is the frame's kind. Tensor bytes travel inline. Nothing is ever u
 
 Two conversations use them. Front end and engine, over the engine's Unix socket: `Infer` and `Cancel` one
 way, `Result` and `Failure` the other. Supervisor and child, over the child's control socket: `Generation`,
-`Failed` and `Drain` to the child, `Ready` from an engine. The end of either stream is the news that
-the other side is gone.
+`Failed`, `Retire`, `Waiting`, `Reloading` and `Drain` to the child, `Ready` from an engine, `Reload` from a
+front end. The end of either stream is the news that the other side is gone.
 """
 
 from __future__ import annotations
@@ -114,12 +114,40 @@ class Ready(Frame, frozen=True):
 
 
 class Generation(Frame, frozen=True):
-    """Turn to this engine for `device`: its socket, and what it serves."""
+    """Turn to this engine for `device`: its socket, what it serves, and which model `/predict` goes to."""
 
     device: str
     number: int
     socket: str
     models: list[ModelState]
+    default_model: str = ""
+
+
+class Retire(Frame, frozen=True):
+    """Send this engine nothing more: its successor starts when it has finished and ended."""
+
+    device: str
+    number: int
+
+
+class Waiting(Frame, frozen=True):
+    """Why `device` has no engine: `detail` says what is being waited for, since `since` (CLOCK_MONOTONIC seconds)."""
+
+    device: str
+    detail: str
+    since: float
+
+
+class Reload(Frame, frozen=True):
+    """An operator asks: read the model folders again, and serve what they hold now."""
+
+
+class Reloading(Frame, frozen=True):
+    """How reloads stand: whether one runs, how many have ended, and why the last one changed nothing, if so."""
+
+    running: bool
+    ended: int
+    error: str
 
 
 class Failed(Frame, frozen=True):
@@ -141,7 +169,9 @@ class Drain(Frame, frozen=True):
     limit_seconds: float
 
 
-AnyFrame = Infer | Cancel | Result | Failure | Ready | Generation | Failed | Drain
+AnyFrame = (
+    Infer | Cancel | Result | Failure | Ready | Generation | Retire | Waiting | Reload | Reloading | Failed | Drain
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)

@@ -28,9 +28,19 @@ import service
 from service.child import Control, begin_child, run_loop
 from service.cores import usable_cores
 from service.engine.client import EngineClient
-from service.engine.wire import AnyFrame, Drain, Failed, Generation, ModelState
+from service.engine.wire import (
+    AnyFrame,
+    Drain,
+    Failed,
+    Generation,
+    ModelState,
+    Reload,
+    Reloading,
+    Retire,
+    Waiting,
+)
 from service.frontend import documentation
-from service.frontend.operations import operations
+from service.frontend.operations import Reloads, operations
 from service.frontend.predict import Predictor
 from service.frontend.problems import Envelope, install_problem_handlers
 from service.metrics import Metrics
@@ -61,16 +71,18 @@ class FrontEnd:
         self.metrics = Metrics(f"frontend-{spec.number}", spec.metrics)
         self.metrics.announce_build(torch.__version__)
         self.client = EngineClient(spec.start, self._settings.max_queued_examples, self.metrics)
+        self.client.default_model = spec.default_model
+        self.reloading = Reloading(False, 0, "")
         for name, required in spec.models.items():
             self.client.models[name] = ModelState(name, "loading", required=required)
 
     async def serve(self, control: socket.socket, listener: socket.socket) -> None:
         decode_threads = self._settings.decode_threads or usable_cores()
         pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
-        predictor = Predictor(self.client, self._spec.default_model, pool, self._settings, self.metrics)
+        predictor = Predictor(self.client, pool, self._settings, self.metrics)
         app = Envelope(self._app(predictor), lambda: self.draining, self._settings.access_log)
         self._server = Server(_uvicorn_config(app, self._settings))
-        await Control.open(control, self._control_frame)
+        self._control = await Control.open(control, self._control_frame)
         gc.collect()
         gc.freeze()  # a full collection over torch's objects stalls every request for 200 ms
         await self._server.serve(sockets=[listener])
@@ -94,7 +106,8 @@ class FrontEnd:
         app.router.route_class = PlainRoute
         app.post("/predict", **documentation.PREDICT)(predict)
         app.post("/models/{model}/predict", **documentation.PREDICT)(predict_with)
-        app.include_router(operations(self.client, lambda: self.draining, self._spec.metrics))
+        reloads = Reloads(lambda: self.reloading, lambda: self._control.send(Reload()))
+        app.include_router(operations(self.client, lambda: self.draining, self._spec.metrics, reloads))
         install_problem_handlers(app)
         if self._settings.cors_origins:
             app.add_middleware(
@@ -111,6 +124,12 @@ class FrontEnd:
             self._spawn(self._turn_to(frame))
         elif isinstance(frame, Failed):
             self.client.engine_failed(frame)
+        elif isinstance(frame, Retire):
+            self.client.let_go(frame)
+        elif isinstance(frame, Waiting):
+            self.client.waiting[frame.device] = frame
+        elif isinstance(frame, Reloading):
+            self.reloading = frame
         elif isinstance(frame, Drain):
             self._spawn(self._drain(frame))
 
@@ -129,7 +148,8 @@ class FrontEnd:
         """Answer on until balancers have noticed, then close the door and finish what is inside."""
         self.draining = True
         await asyncio.sleep(drain.delay_seconds)
-        self._server.config.timeout_graceful_shutdown = max(1, math.ceil(drain.limit_seconds))
+        asyncio.get_running_loop().call_later(drain.limit_seconds, self.client.give_up)
+        self._server.config.timeout_graceful_shutdown = max(1, math.ceil(drain.limit_seconds) + 1)
         self._server.should_exit = True
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,22 @@ from fastapi import APIRouter
 from starlette.responses import RedirectResponse, Response
 
 from service.engine.client import EngineClient
-from service.engine.wire import ModelState
-from service.errors import ModelNotFound
+from service.engine.wire import ModelState, Reloading
+from service.errors import Draining, ModelNotFound
 from service.metrics import render
 
 
-def operations(client: EngineClient, is_draining: Callable[[], bool], metrics_folder: Path) -> APIRouter:
+@dataclass(frozen=True)
+class Reloads:
+    """How reloads stand, and how to ask the supervisor for one."""
+
+    state: Callable[[], Reloading]
+    request: Callable[[], None]
+
+
+def operations(
+    client: EngineClient, is_draining: Callable[[], bool], metrics_folder: Path, reloads: Reloads
+) -> APIRouter:
     """The routes beside /predict."""
     router = APIRouter(tags=["operations"])
 
@@ -40,7 +52,8 @@ def operations(client: EngineClient, is_draining: Callable[[], bool], metrics_fo
 
     @router.get("/models", summary="What is served")
     async def models() -> Response:
-        return _json({"models": [_summary(client, state) for state in client.models.values()]})
+        models = [_summary(client, state) for state in client.models.values()]
+        return _json({"models": models, "reload": _reload_state(reloads.state())})
 
     @router.get("/models/{model}", summary="One model: its version, card, input and memory")
     async def one_model(model: str) -> Response:
@@ -50,6 +63,7 @@ def operations(client: EngineClient, is_draining: Callable[[], bool], metrics_fo
             _summary(client, state)
             | {
                 "detail": state.detail,
+                "reload_error": reloads.state().error,
                 "seal": state.seal,
                 "input": state.input,
                 "classes": len(state.labels),
@@ -60,6 +74,20 @@ def operations(client: EngineClient, is_draining: Callable[[], bool], metrics_fo
                 "card": card,
             }
         )
+
+    @router.post("/models/reload", status_code=202, summary="Serve what the model folders hold now")
+    async def reload() -> Response:
+        if is_draining():
+            raise Draining("The server is shutting down.")
+        before = reloads.state()
+        reloads.request()
+        detail = "New engines load, prove and warm up; then requests turn to them. GET /models says how it went."
+        return _json({"status": "accepted", "reloads_ended": before.ended, "detail": detail}, 202)
+
+    @router.post("/models/{model}/reload", status_code=202, summary="The same: an engine runs every model")
+    async def reload_model(model: str) -> Response:
+        found(model)
+        return await reload()
 
     @router.get("/models/{model}/proof", summary="The self-check: each rule, and what it saw")
     async def proof(model: str) -> Response:
@@ -79,10 +107,12 @@ def operations(client: EngineClient, is_draining: Callable[[], bool], metrics_fo
 def unready(client: EngineClient) -> list[str]:
     """Why the server is not ready: each required model that cannot answer now."""
     reasons = []
+    now = time.monotonic()
+    waits = [f"{wait.device}: {wait.detail}, since {now - wait.since:.0f} s" for wait in client.waiting.values()]
     for state in client.models.values():
         if state.required and not (state.state == "ready" and client.is_up(state.name)):
             why = state.detail or ("its engine is being replaced" if state.state == "ready" else state.state)
-            reasons.append(f"{state.name}: {why}")
+            reasons.append(f"{state.name}: {why}" + (f" ({'; '.join(waits)})" if waits and not state.detail else ""))
     return reasons
 
 
@@ -95,6 +125,10 @@ def _summary(client: EngineClient, state: ModelState) -> dict[str, Any]:
         "task": state.task,
         "required": state.required,
     }
+
+
+def _reload_state(state: Reloading) -> dict[str, Any]:
+    return {"running": state.running, "ended": state.ended, "error": state.error}
 
 
 def _json(content: object, status: int = 200) -> Response:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from torch import Tensor
 
-from service.engine.client import EngineClient
+from service.engine.client import EngineClient, InputChangedError
 from service.engine.wire import ModelState, Result
 from service.errors import Malformed, ModelNotFound, NotReady, Refusal, Unprocessable
 from service.frontend.inputs import Picture, read_pictures
@@ -64,18 +66,16 @@ class Predictor:
     def __init__(
         self,
         client: EngineClient,
-        default_model: str,
         pool: ThreadPoolExecutor,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
         self._client = client
-        self._default_model = default_model
         self._pool = pool
         self._settings = settings
         self._metrics = metrics
         self._request_metrics: dict[str, RequestMetrics] = {}
-        self._decoders: dict[tuple[str, str], ImageDecoder] = {}
+        self._decoders: dict[str, tuple[dict[str, Any], ImageDecoder]] = {}
 
     async def answer(self, request: Request, model: str | None) -> Response:
         """The response to a request for a model; None is the default model.
@@ -83,7 +83,7 @@ class Predictor:
         Every way out is counted once, under the model's name or, where there is no such model, `unknown`.
         """
         received = time.monotonic()
-        name = model if model is not None else self._default_model
+        name = model if model is not None else self._client.default_model
         label = name if name in self._client.models else "unknown"
         counted = self._metrics_of(label)
         counted.count_in_flight(1)
@@ -102,21 +102,28 @@ class Predictor:
             counted.duration.observe(time.monotonic() - received)
 
     async def _answer(self, request: Request, name: str, received: float) -> Response:
-        state = self._model(name)
+        self._model(name)
         ask = Ask(name, _top_k(request.query_params), received, received + self._timeout(request.headers))
         body = await read_body(request, self._settings)
         pictures = await read_pictures(request.headers, body, self._settings.max_instances)
         with self._client.admit(name, len(pictures), ask.deadline):
-            began = time.monotonic()
-            pixels = await self._decode(state, pictures)
-            decoded = time.monotonic()
-            self._metrics_of(name).decode.observe(decoded - began)
-            result, served = await self._client.infer(name, pixels, ask.top_k, ask.deadline)
+            result, served, decode_seconds = await self._infer(ask, pictures)
         return Response(
             msgspec.json.encode(_readable(result, served, len(pictures))),
             media_type="application/json",
-            headers={"Server-Timing": _server_timing(result, decoded - began, time.monotonic() - received)},
+            headers={"Server-Timing": _server_timing(result, decode_seconds, time.monotonic() - received)},
         )
+
+    async def _infer(self, ask: Ask, pictures: list[Picture]) -> tuple[Result, ModelState, float]:
+        """The answer, the model that gave it, and seconds of decoding; decoded again if a reload changes the input."""
+        while True:
+            began = time.monotonic()
+            state = self._model(ask.model)
+            pixels = await self._decode(state, pictures)
+            decode_seconds = time.monotonic() - began
+            self._metrics_of(ask.model).decode.observe(decode_seconds)
+            with contextlib.suppress(InputChangedError):
+                return *await self._client.infer(state, pixels, ask.top_k, ask.deadline), decode_seconds
 
     def _model(self, name: str) -> ModelState:
         """The model as it is served now.
@@ -164,10 +171,11 @@ class Predictor:
         return torch.stack(tensors)
 
     def _decoder(self, state: ModelState) -> ImageDecoder:
-        key = (state.name, state.version)
-        if key not in self._decoders:
-            self._decoders[key] = ImageDecoder(InputSpec(**state.input), self._settings.max_pixels)
-        return self._decoders[key]
+        known = self._decoders.get(state.name)
+        if known is None or known[0] != state.input:
+            decoder = ImageDecoder(InputSpec(**state.input), self._settings.max_pixels)
+            known = self._decoders[state.name] = (state.input, decoder)
+        return known[1]
 
     def _metrics_of(self, label: str) -> RequestMetrics:
         if label not in self._request_metrics:

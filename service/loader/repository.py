@@ -23,6 +23,24 @@ class ModelFolder:
     card: Card
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """What is served: every model by name, and the one that /predict goes to."""
+
+    folders: dict[str, ModelFolder]
+    default_model: str
+
+
+def read_catalogue(root: Path, wanted_default: str | None) -> Catalogue:
+    """What the folders hold now.
+
+    Raises:
+        ConfigurationError: it cannot be served.
+    """
+    folders = find_models(root)
+    return Catalogue(folders, choose_default(folders, wanted_default))
+
+
 def find_models(root: Path) -> dict[str, ModelFolder]:
     """Every model of the repository by name, in order of names.
 

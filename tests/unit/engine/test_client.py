@@ -95,8 +95,10 @@ class Scene:
         await until(lambda: engine.connection is not None)
         return engine
 
-    def ask(self, seconds: float = LIMIT) -> asyncio.Task:
-        return asyncio.ensure_future(self.client.infer("m", PIXELS, 1, time.monotonic() + seconds))
+    def ask(self, seconds: float = LIMIT, decoded_for: dict | None = None) -> asyncio.Task:
+        return asyncio.ensure_future(
+            self.client.infer(ModelState("m", "ready", input=decoded_for or {}), PIXELS, 1, time.monotonic() + seconds)
+        )
 
     async def end(self, engine: Engine, cause: str, *aboard: int) -> None:
         engine.die()

@@ -66,6 +66,10 @@ frames = st.one_of(
     st.builds(wire.Ready, device=texts, models=st.lists(states, max_size=2)),
     st.builds(wire.Generation, device=texts, number=numbers, socket=texts, models=st.lists(states, max_size=2)),
     st.builds(wire.Failed, device=texts, number=numbers, cause=texts, aboard=st.lists(numbers, max_size=5)),
+    st.builds(wire.Retire, device=texts, number=numbers),
+    st.builds(wire.Waiting, device=texts, detail=texts, since=floats),
+    st.builds(wire.Reload),
+    st.builds(wire.Reloading, running=st.booleans(), ended=numbers, error=texts),
     st.builds(wire.Drain, delay_seconds=floats, limit_seconds=floats),
 )
 

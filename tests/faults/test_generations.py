@@ -1,0 +1,391 @@
+"""Rows C2 to C4, C8 to C10, E7 and E15 of the fault matrix: how one generation of the engines follows another."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.models import TRIVIAL, TRIVIAL_CODE, Direct, assert_right, direct, make_models, photographs
+from tests.support.server import Server, wait_for
+from tests.support.traffic import JPEG, Traffic
+
+#: Breaks the proof: dropout that eval() does not reach.
+DROPOUT_CODE = """\
+from torch import nn
+from torch.nn import functional
+
+
+class Drops(nn.Sequential):
+    def forward(self, x):
+        return functional.dropout(super().forward(x))
+
+
+def trivial():
+    return Drops(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 10))
+"""
+KILLED_CODE = "import os\n\nos.kill(os.getpid(), 9)\n"
+
+
+def trivial(seed: int, **changed: int) -> str:
+    """A card of the trivial model; `changed` are other numbers for its keys."""
+    text = TRIVIAL.replace("random:1", f"random:{seed}")
+    for key, value in changed.items():
+        text, found = re.subn(rf"{key} = \d+", f"{key} = {value}", text)
+        assert found == 1
+    return text
+
+
+def put(file: Path, text: str) -> None:
+    """Replace a file as an operator should: whole or not at all."""
+    fresh = file.with_suffix(".tmp")
+    fresh.write_text(text)
+    fresh.replace(file)
+
+
+@pytest.fixture
+def models(tmp_path):
+    """One trivial model, which a test may change."""
+    root = make_models(tmp_path / "models", one=trivial(1))
+    put(root / "one" / "architecture.py", TRIVIAL_CODE)
+    return root
+
+
+def reloaded(server: Server, limit: float = 60) -> str:
+    """SIGHUP, and the error that the reload ends with; empty where it succeeded."""
+    before = httpx.get(f"{server.url}/models").json()["reload"]["ended"]
+    server.process.send_signal(signal.SIGHUP)
+    return reload_ended(server, before, limit)
+
+
+def reload_ended(server: Server, before: int, limit: float = 60) -> str:
+    def state() -> dict | None:
+        found = httpx.get(f"{server.url}/models", timeout=30).json()["reload"]
+        return found if found["ended"] > before else None
+
+    return wait_for(state, limit, "the end of a reload")["error"]
+
+
+def assert_each_of_one_generation(traffic: Traffic, *generations: Direct) -> None:
+    """Every answer is a 200, and wholly that of the generation whose version it tells; each has answered."""
+    by_version = {model.version: model for model in generations}
+    assert traffic.errors == []
+    seen = set()
+    for answer in traffic.answers:
+        assert answer.response.status_code == 200, answer.response.text
+        body = answer.response.json()
+        assert_right(body, by_version[body["version"]], photographs()[answer.picture])
+        seen.add(body["version"])
+    assert seen == set(by_version)
+
+
+def one_engine(server: Server) -> bool:
+    return len(server.pids("gradless: engine")) == 1
+
+
+def test_c3_a_model_replaced_under_load_is_switched_to_and_every_answer_is_of_one_version(serve, models):
+    old = direct(models, "one")
+    server = serve(models, "--front-ends", "2")
+    with Traffic(server, 8) as traffic:
+        traffic.wait_for_answers(50)
+        put(models / "one" / "model.toml", trivial(2))
+        new = direct(models, "one")
+        assert reloaded(server) == ""
+        traffic.wait_for_answers(50)
+        wait_for(lambda: one_engine(server), 10, "the end of the old engine")
+    assert_each_of_one_generation(traffic, old, new)
+    assert server.metric("gradless_reloads_total", result="succeeded") == 1
+    assert server.metric("gradless_model_info", version=old.version) == 0
+    assert server.metric("gradless_model_info", version=new.version) == 1
+    assert httpx.get(f"{server.url}/models/one").json()["version"] == new.version
+
+
+def test_c3_a_model_whose_input_changes_never_gets_a_picture_that_was_decoded_for_the_old_one(serve, models):
+    generations = [direct(models, "one")]
+    server = serve(models)
+    with Traffic(server, 8) as traffic:
+        traffic.wait_for_answers(50)
+        for sizes in ({"resize": 48, "crop": 32}, {"resize": 64, "crop": 32}, {"resize": 40, "crop": 32}):
+            put(models / "one" / "model.toml", trivial(1, **sizes))
+            generations.append(direct(models, "one"))
+            assert reloaded(server) == ""
+            traffic.wait_for_answers(50)
+    assert len({model.version for model in generations}) == 4
+    assert_each_of_one_generation(traffic, *generations)
+
+
+def test_c3_with_watch_a_folder_that_comes_goes_or_changes_is_taken_up_when_it_is_quiet(serve, models):
+    server = serve(models, "--watch", "--default-model", "one")
+
+    def status(name: str) -> int:
+        return httpx.post(f"{server.url}/models/{name}/predict", content=photographs()[0], headers=JPEG).status_code
+
+    assert status("two") == 404
+    shutil.copytree(models / "one", models / "two")
+    wait_for(lambda: status("two") == 200, 30, "the new model")
+    shutil.rmtree(models / "two")
+    wait_for(lambda: status("two") == 404, 30, "the end of the model")
+    put(models / "one" / "model.toml", trivial(2))
+    version = direct(models, "one").version
+    wait_for(lambda: httpx.get(f"{server.url}/models/one").json()["version"] == version, 30, "the new version")
+    reload_ended(server, 2)
+    assert server.metric("gradless_reloads_total") == 3  # and none for the bytecode that loading leaves in the folder
+
+
+def test_c3_a_request_to_reload_while_one_runs_means_one_more_and_no_more(serve, models):
+    server = serve(models)
+    answers = [httpx.post(f"{server.url}/models/reload") for _ in range(8)]
+    assert {answer.status_code for answer in answers} == {202}
+    reload_ended(server, 1)
+    state = httpx.get(f"{server.url}/models").json()["reload"]
+    assert state == {"running": False, "ended": 2, "error": ""}
+
+
+def test_c3_the_only_model_may_get_another_name(serve, models):
+    server = serve(models)
+    (models / "one").rename(models / "other")
+    assert reloaded(server) == ""
+    answer = httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG)
+    assert (answer.status_code, answer.json()["model"]) == (200, "other")
+    assert [model["name"] for model in httpx.get(f"{server.url}/models").json()["models"]] == ["other"]
+
+
+BAD = {
+    "a card that is no card": ("model.toml", "crops = 3\n", "crops"),
+    "a file that is not there": ("model.toml", trivial(1).replace("random:1", "file:gone.pth"), "gone.pth"),
+    "code that raises": ("architecture.py", "raise ValueError('no such day')\n", "no such day"),
+    "a failed proof": ("architecture.py", DROPOUT_CODE, "repeatable"),
+    "an engine that dies while it starts": ("architecture.py", KILLED_CODE, "SIGKILL"),
+}
+
+
+def test_c4_a_bad_change_changes_nothing_and_is_told_until_a_reload_succeeds(serve, models):
+    model = direct(models, "one")
+    good = {name: (models / "one" / name).read_text() for name in ("model.toml", "architecture.py")}
+    server = serve(models)
+    engine = server.engine()
+    with Traffic(server, 4) as traffic:
+        for number, (kind, (name, text, words)) in enumerate(BAD.items(), 1):
+            put(models / "one" / name, text)
+            error = reloaded(server)
+            assert words in error, kind
+            assert httpx.get(f"{server.url}/models/one").json()["reload_error"] == error
+            assert server.metric("gradless_reloads_total", result="failed") == number
+            assert any(json.loads(line).get("event") == "reload failed" and words in line for line in server.log), kind
+            assert server.is_ready()
+            traffic.wait_for_answers(20)
+            put(models / "one" / name, good[name])
+        wait_for(lambda: one_engine(server), 10, "the end of the engines that were no good")
+    assert server.engine() == engine
+    assert_each_of_one_generation(traffic, model)
+    assert reloaded(server) == ""
+    assert httpx.get(f"{server.url}/models/one").json()["reload_error"] == ""
+
+
+@pytest.mark.parametrize("generations", [8, pytest.param(20, marks=pytest.mark.soak)])
+def test_c8_generations_one_after_another_under_load_cost_nothing_that_stays(serve, models, generations):
+    server = serve(models)
+    directs = [direct(models, "one")]
+    with Traffic(server, 4) as traffic:
+        for number in range(2, generations + 2):
+            put(models / "one" / "model.toml", trivial(number))
+            directs.append(direct(models, "one"))
+            assert reloaded(server) == ""
+            traffic.wait_for_answers(20)
+            wait_for(lambda: one_engine(server), 10, "the end of the old engine")
+            if number == 3:  # what is made once has been made
+                memory, kept = server.pss(), leftovers(server)
+    wait_for(lambda: leftovers(server) == kept, 10, f"files and handles back at {kept}")
+    print(f"PSS after the second generation {memory >> 20} MiB, after the last {server.pss() >> 20} MiB; {kept}")
+    assert server.pss() < 1.02 * memory + (4 << 20)
+    assert_each_of_one_generation(traffic, *directs)
+
+
+def leftovers(server: Server) -> tuple[int, int]:
+    """Files of the run folder, and open handles of the supervisor and the front end beside their clients' sockets."""
+    files = [path for path in Path(server.temporary.name).glob("gradless-*/**/*") if "engine-cpu-" not in path.name]
+    pids = [server.process.pid, *server.pids("gradless: front end")]
+    handles = [psutil.Process(pid).num_fds() - len(psutil.Process(pid).net_connections("tcp")) for pid in pids]
+    return len(files), sum(handles)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+def test_c10_what_a_killed_engine_leaves_in_its_temporary_folder_is_wiped(serve, models, kills):
+    unpacks = "import tempfile\n\ntempfile.NamedTemporaryFile(delete=False).write(b'unpacked')\n"
+    put(models / "one" / "architecture.py", unpacks + TRIVIAL_CODE)
+    server = serve(models)
+
+    def unpacked() -> list[Path]:
+        return list(Path(server.temporary.name).glob("gradless-*/engine-*/tmp*"))
+
+    assert len(unpacked()) == 1
+    for _ in range(kills):
+        engine = server.engine()
+        assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+        os.kill(engine, signal.SIGKILL)
+        wait_for(lambda dead=engine: server.pids("gradless: engine") not in ([], [dead]), 30, "a new engine")
+        server.wait_ready()
+    assert len(unpacked()) == 1
+    assert not list(Path(server.temporary.name).glob("tmp*"))
+
+
+def test_stop_first_one_engine_at_a_time_and_no_request_fails(serve, models):
+    old = direct(models, "one")
+    server = serve(models, "--replace", "stop-first")
+    most = 0
+    with Traffic(server, 8) as traffic:
+        traffic.wait_for_answers(50)
+        put(models / "one" / "model.toml", trivial(2, resize=48))
+        new = direct(models, "one")
+        before = httpx.get(f"{server.url}/models").json()["reload"]["ended"]
+        server.process.send_signal(signal.SIGHUP)
+
+        def over() -> bool:
+            nonlocal most
+            most = max(most, len(server.pids("gradless: engine")))
+            return httpx.get(f"{server.url}/models").json()["reload"]["ended"] > before
+
+        wait_for(over, 60, "the end of the reload")
+        traffic.wait_for_answers(50)
+    assert most == 1
+    assert_each_of_one_generation(traffic, old, new)
+
+
+@pytest.fixture
+def start(models):
+    """A server that may never be ready: started, and its address known beforehand."""
+    running: list[Server] = []
+
+    def started(*flags: str) -> Server:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        server = Server(models, "--port", str(port), *flags)
+        running.append(server)
+        server.url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: answers(server), 60, "an answer")
+        return server
+
+    yield started
+    for server in running:
+        server.kill()
+
+
+def answers(server: Server) -> bool:
+    try:
+        return httpx.get(f"{server.url}/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def why_not_ready(server: Server) -> str:
+    answer = httpx.get(f"{server.url}/health/ready")
+    return "" if answer.status_code == 200 else " ".join(answer.json()["reasons"])
+
+
+def test_e7_an_engine_that_never_comes_up_is_told_and_the_server_exits_after_the_limit(start, models):
+    put(models / "one" / "architecture.py", KILLED_CODE)
+    server = start("--start-limit-seconds", "6")
+    wait_for(lambda: "ended 2 times in a row" in why_not_ready(server), 6, "the reason")
+    assert answers(server)
+    assert server.process.wait(10) == 1
+    assert any("giving up" in line for line in server.log)
+    wait_for(lambda: not server.tree(), 5, "no process left")
+
+
+def test_e7_a_failed_proof_is_not_tried_again_until_a_file_changes(start, models):
+    put(models / "one" / "architecture.py", DROPOUT_CODE)
+    server = start("--watch", "--start-limit-seconds", "60")
+    wait_for(lambda: "the proof failed" in why_not_ready(server), 30, "the reason")
+    engine = server.engine()
+    threading.Event().wait(3)
+    assert server.pids("gradless: engine") == [engine]
+    assert server.metric("gradless_reloads_total") == server.metric("gradless_engine_restarts_total") == 0
+    put(models / "one" / "architecture.py", TRIVIAL_CODE)
+    server.wait_ready()
+    assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+
+
+def test_e15_with_no_engine_at_all_a_request_waits_until_its_deadline(serve, models):
+    server = serve(models)
+    put(models / "one" / "architecture.py", KILLED_CODE)
+    os.kill(server.engine(), signal.SIGKILL)
+    wait_for(lambda: "in a row" in why_not_ready(server), 30, "not ready")
+    began = time.monotonic()
+    late = httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG | {"X-Timeout-Ms": "500"})
+    assert late.status_code == 504
+    assert time.monotonic() - began >= 0.5
+    waiting: list[httpx.Response] = []
+    client = threading.Thread(
+        target=lambda: waiting.append(
+            httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG, timeout=60)
+        )
+    )
+    client.start()
+    put(models / "one" / "architecture.py", TRIVIAL_CODE)
+    client.join(60)
+    assert [answer.status_code for answer in waiting] == [200]
+
+
+@pytest.mark.parametrize("load_seconds", [3, pytest.param(60, marks=pytest.mark.soak)])
+def test_c9_a_slow_load_is_live_and_not_ready_and_says_what_it_waits_for(start, models, load_seconds):
+    put(models / "one" / "architecture.py", f"import time\n\ntime.sleep({load_seconds})\n" + TRIVIAL_CODE)
+    server = start()
+    assert re.search(r"one: loading \(cpu: its engine loads and proves one, since \d+ s\)", why_not_ready(server))
+    assert answers(server)
+    server.wait_ready(load_seconds + 30)
+
+
+def test_c9_a_load_beyond_the_limit_ends_the_server(start, models):
+    put(models / "one" / "architecture.py", "import time\n\ntime.sleep(100)\n" + TRIVIAL_CODE)
+    server = start("--start-limit-seconds", "3")
+    assert server.process.wait(10) == 1
+    wait_for(lambda: not server.tree(), 5, "no process left")
+
+
+def test_c2_sigterm_during_a_reload_loses_nothing_and_does_not_wait_for_it(serve, models):
+    model = direct(models, "one")
+    server = serve(models)
+    put(models / "one" / "architecture.py", "import time\n\ntime.sleep(100)\n" + TRIVIAL_CODE)
+    with Traffic(server, 4) as traffic:
+        traffic.wait_for_answers(20)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: len(server.pids("gradless: engine")) == 2, 30, "an engine that loads")
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+    assert_each_of_one_generation(traffic, model)
+    wait_for(lambda: not server.tree(), 5, "no process left")
+
+
+def test_c2_a_request_that_is_stuck_during_the_drain_is_refused_when_it_is_over(serve, models):
+    flags = ("--drain-limit-seconds", "2", "--watchdog-seconds", "100")
+    server = serve(models, *flags)
+    os.kill(server.engine(), signal.SIGSTOP)
+    stuck: list[httpx.Response] = []
+    ask = lambda: stuck.append(httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG))  # noqa: E731
+    client = threading.Thread(target=ask)
+    client.start()
+    wait_for(lambda: server.metric("gradless_requests_in_flight") == 1, 10, "a request in flight")
+    server.process.terminate()
+    assert server.process.wait(20) == 1
+    client.join(10)
+    assert [(answer.status_code, answer.json()["type"]) for answer in stuck] == [(503, "urn:gradless:problem:draining")]
+    wait_for(lambda: not server.tree(), 5, "no process left")
+
+
+def test_sighup_to_the_whole_group_reloads_and_ends_nobody(serve, models):
+    server = serve(models)
+    before = {process.pid for process in server.tree()}
+    os.killpg(server.process.pid, signal.SIGHUP)
+    assert reload_ended(server, 0) == ""
+    wait_for(lambda: one_engine(server), 10, "the end of the old engine")
+    assert len(before - {process.pid for process in server.tree()}) == 1  # the old engine
