@@ -130,7 +130,10 @@ class Child:
         await asyncio.get_running_loop().run_in_executor(None, self._process.join, 1.0)
         if self._control:
             self._control.transport.close()
-        return self._killed_by or _cause(self._process.exitcode)
+        cause = _cause(self._process.exitcode)
+        with contextlib.suppress(ValueError):  # the fork server could not tell of its end; the collector closes it
+            self._process.close()  # its handle would stay until a full collection
+        return self._killed_by or cause
 
 
 class _ControlEnd(FrameProtocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -145,7 +146,8 @@ class Server:
 
     def kill(self) -> None:
         for process in self.tree():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.kill()
         self.process.wait(10)
         self._reader.join(10)

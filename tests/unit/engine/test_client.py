@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient
-from service.engine.wire import Cancel, Failed, Failure, FrameProtocol, Generation, Infer, ModelState, Result
-from service.errors import DeadlineExceeded, InputCrashesModel, ModelFailed, NotReady, NotReplayed, Overloaded
+from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient, InputChangedError
+from service.engine.wire import Cancel, Failed, Failure, FrameProtocol, Generation, Infer, ModelState, Result, Retire
+from service.errors import (
+    DeadlineExceeded,
+    Draining,
+    InputCrashesModel,
+    ModelFailed,
+    ModelNotFound,
+    NotReady,
+    NotReplayed,
+    Overloaded,
+)
 from service.loader.report import Figures, Report, RuleResult
 from service.metrics import Metrics
 
@@ -23,8 +32,11 @@ LIMIT = 10.0
 class Engine:
     """One generation that takes frames and says nothing until told to."""
 
-    def __init__(self, number: int, device: str = "cpu", state: str = "ready", report: Report | None = None) -> None:
+    def __init__(
+        self, number: int, device: str = "cpu", state: str = "ready", report: Report | None = None, **more
+    ) -> None:
         self.report = report
+        self.more = more
         self.backlog = 0.0
         self.number, self.device, self.state = number, device, state
         self.frames: list[Infer | Cancel] = []
@@ -56,6 +68,7 @@ class Engine:
                 detail="its weights are gone",
                 report=self.report,
                 example_seconds=0.5,
+                **self.more,
             )
         ]
         return Generation(self.device, self.number, path, models)
@@ -397,6 +410,119 @@ def test_a_model_that_the_next_engine_cannot_serve_is_refused_with_the_reason(pl
         await scene.engine(state="failed")
         with pytest.raises(NotReady, match="weights are gone"):
             await asked
+
+    play(story)
+
+
+OLD, NEW = {"crop": 4, "resize": 4}, {"crop": 4, "resize": 8}
+
+
+def test_pixels_decoded_for_another_input_never_reach_an_engine_though_their_size_is_the_same(play):
+    async def story(scene):
+        engine = await scene.engine(input=NEW)
+        with pytest.raises(InputChangedError):
+            await scene.ask(decoded_for=OLD)
+        scene.ask(decoded_for=NEW)
+        assert len(await engine.infers(1)) == 1
+
+    play(story)
+
+
+def test_a_replayed_request_that_the_next_generation_takes_otherwise_is_handed_back_to_be_decoded_again(play):
+    async def story(scene):
+        first = await scene.engine(input=OLD)
+        asked = scene.ask(decoded_for=OLD)
+        await first.infers(1)
+        await scene.end(first, "SIGKILL")
+        second = await scene.engine(input=NEW)
+        with pytest.raises(InputChangedError):
+            await asked
+        assert second.frames == []
+
+    play(story)
+
+
+def test_a_model_that_is_gone_in_the_next_generation_is_refused(play):
+    async def story(scene):
+        first = await scene.engine()
+        asked = scene.ask()
+        await first.infers(1)
+        await scene.end(first, "SIGKILL")
+        second = Engine(2)
+        scene.engines.append(second)
+        generation = await second.listen(scene.folder)
+        await scene.client.turn_to(Generation("cpu", 2, generation.socket, []))
+        with pytest.raises(ModelNotFound):
+            await asked
+
+    play(story)
+
+
+def test_a_generation_that_connects_after_its_successor_is_let_go(play):
+    async def story(scene):
+        late = Engine(1)
+        generation = await late.listen(scene.folder)
+        scene.engines.append(late)
+        second = await scene.engine()
+        await scene.client.turn_to(generation)
+        await late.ended.wait()
+        scene.ask()
+        assert len(await second.infers(1)) == 1
+        assert late.frames == []
+
+    play(story)
+
+
+def test_news_of_a_death_that_comes_before_the_connection_is_not_forgotten(play):
+    async def story(scene):
+        asked = scene.ask()
+        first = Engine(1)
+        scene.engines.append(first)
+        turning = asyncio.ensure_future(scene.client.turn_to(await first.listen(scene.folder)))
+        await until(lambda: ("cpu", 1) in scene.client._connections)
+        scene.client.engine_failed(Failed("cpu", 1, "SIGKILL", []))
+        await turning
+        await until(lambda: first.connection is not None)
+        first.die()
+        await until(lambda: not scene.client._connections)
+        second = await scene.engine()
+        (frame,) = await second.infers(1)
+        second.answer(frame)
+        assert (await asked)[1].version == "v2"
+
+    play(story)
+
+
+def test_an_engine_that_is_let_go_finishes_and_others_wait_for_its_successor(play):
+    async def story(scene):
+        first = await scene.engine()
+        before = scene.ask()
+        (frame,) = await first.infers(1)
+        scene.client.let_go(Retire("cpu", 1))
+        after = scene.ask()
+        first.answer(frame)
+        assert (await before)[1].version == "v1"
+        await first.ended.wait()
+        second = await scene.engine()
+        (frame,) = await second.infers(1)
+        second.answer(frame)
+        assert (await after)[1].version == "v2"
+
+    play(story)
+
+
+def test_who_waits_when_the_drain_is_over_is_told_so(play):
+    async def story(scene):
+        engine = await scene.engine()
+        aboard = scene.ask()
+        await engine.infers(1)
+        scene.client.let_go(Retire("cpu", 1))
+        orphan = scene.ask()
+        await until(lambda: scene.client._orphans)
+        scene.client.give_up()
+        for asked in (aboard, orphan):
+            with pytest.raises(Draining):
+                await asked
 
     play(story)
 

@@ -1,5 +1,7 @@
 """From a folder to a frozen, sealed model, or to words about what does not fit."""
 
+import os
+
 import pytest
 import torch
 
@@ -147,3 +149,13 @@ def test_the_version_changes_with_the_weights(tmp_path):
         return load(tiny(root)).version
 
     assert version(tmp_path / "here", 1.0) != version(tmp_path / "there", 2.0)
+
+
+def test_code_that_changes_within_a_second_and_keeps_its_length_is_what_runs(tmp_path):
+    folder = tiny(tmp_path, code=CODE)
+    source = folder.path / "architecture.py"
+    load(folder)
+    written = source.stat()
+    source.write_text(CODE.replace("AvgPool2d", "MaxPool2d"))
+    os.utime(source, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert isinstance(load(folder).module[0], torch.nn.MaxPool2d)
