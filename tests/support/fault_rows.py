@@ -256,6 +256,8 @@ ROWS = [
             "test_c2_ctrl_c_of_an_idle_server_ends_it_well",
             "test_c2_a_second_signal_ends_at_once",
             "test_c2_a_signal_during_start_up_ends_it",
+            "test_c2_sigterm_during_a_reload_loses_nothing_and_does_not_wait_for_it",
+            "test_c2_a_request_that_is_stuck_during_the_drain_is_refused_when_it_is_over",
         ),
         Broken(
             "a second signal is like the first",
@@ -264,6 +266,78 @@ ROWS = [
             "        if self._signals >= 1:\n",
             "test_c2_a_second_signal_ends_at_once",
         ),
+    ),
+    Row(
+        "C3",
+        "model folders that change under load; with `--watch`; their input too",
+        (
+            "test_c3_a_model_replaced_under_load_is_switched_to_and_every_answer_is_of_one_version",
+            "test_c3_a_model_whose_input_changes_never_gets_a_picture_that_was_decoded_for_the_old_one",
+            "test_c3_with_watch_a_folder_that_comes_goes_or_changes_is_taken_up_when_it_is_quiet",
+            "test_c3_a_request_to_reload_while_one_runs_means_one_more_and_no_more",
+        ),
+        Broken(
+            "front ends are not told of the new generation",
+            "service/generations.py",
+            "        self._broadcast(generation(engine, ready))\n",
+            "        if not before:\n            self._broadcast(generation(engine, ready))\n",
+            "test_c3_a_model_replaced_under_load_is_switched_to_and_every_answer_is_of_one_version",
+        ),
+    ),
+    Row(
+        "C4",
+        "a change that is bad: a card, weights, a model that fails its proof",
+        ("test_c4_a_bad_change_changes_nothing_and_is_told_until_a_reload_succeeds",),
+        Broken(
+            "a worse generation is turned to",
+            "service/reload.py",
+            "if device.current and (problems := faults(served(device.current), served(engine))):",
+            "if False and (problems := []):",
+        ),
+    ),
+    Row(
+        "C8",
+        "generations one after another under load",
+        ("test_c8_generations_one_after_another_under_load_cost_nothing_that_stays",),
+        Broken(
+            "the old generation is not told to end",
+            "service/generations.py",
+            "            self.retire(before)\n        self._changed(device)\n\n    async",
+            "            pass\n        self._changed(device)\n\n    async",
+        ),
+    ),
+    Row(
+        "C9, E7",
+        "a slow load, and an engine that never comes up",
+        (
+            "test_c9_a_slow_load_is_live_and_not_ready_and_says_what_it_waits_for",
+            "test_c9_a_load_beyond_the_limit_ends_the_server",
+            "test_e7_an_engine_that_never_comes_up_is_told_and_the_server_exits_after_the_limit",
+            "test_e7_a_failed_proof_is_not_tried_again_until_a_file_changes",
+        ),
+        Broken(
+            "nobody gives up",
+            "service/start_limit.py",
+            "elif not serving and not self._timer:",
+            "elif False:",
+            "test_c9_a_load_beyond_the_limit_ends_the_server",
+        ),
+    ),
+    Row(
+        "C10",
+        "what killed engines leave in their temporary folder",
+        ("test_c10_what_a_killed_engine_leaves_in_its_temporary_folder_is_wiped",),
+        Broken(
+            "nobody wipes it",
+            "service/generations.py",
+            "shutil.rmtree(engine.spec.temporary, ignore_errors=True)",
+            "pass",
+        ),
+    ),
+    Row(
+        "E15",
+        "no engine at all",
+        ("test_e15_with_no_engine_at_all_a_request_waits_until_its_deadline",),
     ),
     Row(
         "C6",
