@@ -192,7 +192,7 @@ def test_c4_a_bad_change_changes_nothing_and_is_told_until_a_reload_succeeds(ser
     assert httpx.get(f"{server.url}/models/one").json()["reload_error"] == ""
 
 
-@pytest.mark.parametrize("generations", [8, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("generations", [5, pytest.param(20, marks=pytest.mark.soak)])
 def test_c8_generations_one_after_another_under_load_cost_nothing_that_stays(serve, models, generations):
     directs = []
     for number in range(generations + 1, 0, -1):  # the first is the last to be written, and stays
