@@ -94,6 +94,7 @@ def _serve(flags: dict[str, Any]) -> None:
     """Serve the models of a folder over HTTP until SIGTERM or Ctrl-C."""
     import setproctitle
 
+    from service.frontend.keys import read_keys
     from service.loader.repository import choose_default, find_models
     from service.logs import configure_logs
     from service.supervisor import Supervisor
@@ -102,6 +103,8 @@ def _serve(flags: dict[str, Any]) -> None:
     configure_logs(settings)
     folders = find_models(settings.models)
     default_model = choose_default(folders, settings.default_model)
+    if settings.keys_file:
+        read_keys(settings.keys_file)
     setproctitle.setproctitle("gradless: supervisor")
     raise typer.Exit(asyncio.run(Supervisor(settings, folders, default_model).run()))
 

@@ -70,6 +70,14 @@ class Malformed(Refusal):
     name, status, title = "malformed", 400, "The request is malformed"
 
 
+class Unauthorized(Refusal):
+    name, status, title = "unauthorized", 401, "A key is needed"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
 class NotFound(Refusal):
     name, status, title = "not_found", 404, "There is nothing at this path"
 
@@ -86,6 +94,10 @@ class BodyTooSlow(Refusal):
     name, status, title = "body_too_slow", 408, "The body came too slowly"
 
 
+class HeadersTooSlow(Refusal):
+    name, status, title = "headers_too_slow", 408, "The headers came too slowly"
+
+
 class TooLarge(Refusal):
     name, status, title = "too_large", 413, "The request is too large"
 
@@ -96,6 +108,16 @@ class UnsupportedType(Refusal):
 
 class Unprocessable(Refusal):
     name, status, title = "unprocessable", 422, "The input cannot be used"
+
+
+class HeadersTooLarge(Refusal):
+    name, status, title = "headers_too_large", 431, "The headers are too large"
+
+
+class ClientLeft(Refusal):
+    """Nobody hears it: the metrics and the access log do. The number is nginx's, there is none in the standards."""
+
+    name, status, title = "client_left", 499, "The client left"
 
 
 class ModelFailed(Refusal):
@@ -126,6 +148,10 @@ class Unavailable(Refusal):
 
 class Overloaded(Unavailable):
     name, title = "overloaded", "The queue is full"
+
+
+class TooManyConnections(Unavailable):
+    name, title = "too_many_connections", "There are too many connections"
 
 
 class Draining(Unavailable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from service.specs import EngineSpec, FrontEndSpec
@@ -14,10 +15,10 @@ def run_engine(control: socket.socket, spec: EngineSpec) -> None:
     main(control, spec)
 
 
-def run_front_end(control: socket.socket, listener: socket.socket, spec: FrontEndSpec) -> None:
+def run_front_end(control: socket.socket, listeners: Sequence[socket.socket], spec: FrontEndSpec) -> None:
     from service.frontend.app import main
 
-    main(control, listener, spec)
+    main(control, listeners, spec)
 
 
 def list_cuda_devices(answer: Connection) -> None:

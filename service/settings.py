@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     cache: Path = Field(_CACHE, description="Folder for what is made once for a model on this machine: its full proof.")
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    operations_port: int | None = Field(
+        None, ge=0, le=65535, description="Port for metrics, cards and proofs; else they are on the main port."
+    )
     front_ends: int = Field(1, ge=1, le=64, description="Front-end processes that share the port.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, or several with commas.")
     threads: int = Field(0, ge=0, description="Intra-op threads of a CPU engine; 0 for the cores there are.")
@@ -51,6 +54,10 @@ class Settings(BaseSettings):
     start_limit_seconds: float = Field(
         600.0, gt=0, description="Longest time with no engine that serves a model; then the server exits with 1."
     )
+    header_timeout_seconds: float = Field(10.0, gt=0, description="Longest wait for a request's complete headers.")
+    keep_alive_seconds: float = Field(5.0, gt=0, description="A connection without a request is kept for so long.")
+    max_connections: int = Field(4096, ge=1, description="Connections a front end holds at once; beyond it, 503.")
+    keys_file: Path | None = Field(None, description="File of keys, one a line: /predict then needs one of them.")
     drain_delay_seconds: float = Field(2.0, ge=0, description="After SIGTERM, answer on for so long.")
     drain_limit_seconds: float = Field(25.0, gt=0, description="Longest drain after that delay.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")

@@ -26,15 +26,22 @@ def said(report: Report) -> str:
     return ", ".join(words)
 
 
-def show(settings: Settings, address: tuple[Any, ...], models: list[ModelState], devices: list[str]) -> None:
-    """Say where the server listens and what it serves."""
-    scheme = "https" if settings.ssl_certfile else "http"
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    url = f"{scheme}://{host}:{address[1]}"
+def show(settings: Settings, addresses: list[tuple[Any, ...]], models: list[ModelState], devices: list[str]) -> None:
+    """Say where the server listens, for clients and for operations, and what it serves."""
+    urls = [_url(settings, address) for address in addresses]
+    url, operations = urls[0], urls[-1]
     if not sys.stderr.isatty():
         states = {model.name: model.state for model in models}
         waivers = {model.name: model.report.waivers for model in models if model.report and model.report.waivers}
-        log.info("serving", url=url, devices=devices, models=states, waivers=waivers, version=service.__version__)
+        log.info(
+            "serving",
+            url=url,
+            operations=operations,
+            devices=devices,
+            models=states,
+            waivers=waivers,
+            version=service.__version__,
+        )
         return
     table = Table(title=f"Gradless {service.__version__} · {url} · {', '.join(devices)}", title_justify="left")
     for heading in ("model", "version", "state", "proof", "batch sizes", "runs as"):
@@ -51,4 +58,10 @@ def show(settings: Settings, address: tuple[Any, ...], models: list[ModelState],
     console = Console(stderr=True)
     console.print(table)
     console.print(f"Try: curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {url}/predict")
-    console.print(f"Docs: {url}/docs   Metrics: {url}/metrics   Stop: Ctrl-C")
+    console.print(f"Docs: {url}/docs   Metrics: {operations}/metrics   Stop: Ctrl-C")
+
+
+def _url(settings: Settings, address: tuple[Any, ...]) -> str:
+    scheme = "https" if settings.ssl_certfile else "http"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{scheme}://{host}:{address[1]}"

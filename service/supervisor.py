@@ -7,6 +7,7 @@ socket or from the kernel.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import shutil
 import signal
@@ -85,7 +86,8 @@ class Supervisor:
         self._fork_server = ForkServer()
         self._run_folder = Path(tempfile.mkdtemp(prefix="gradless-"))
         try:
-            with bind(self._settings) as self._listener:
+            with contextlib.ExitStack() as bound:
+                self._listeners = [bound.enter_context(listener) for listener in bind(self._settings)]
                 return await self._serve()
         finally:
             self._fork_server.stop()
@@ -166,7 +168,10 @@ class Supervisor:
         devices = self._generations.devices
         if not self._announced and all(device.current for device in devices.values()):
             self._announced = True
-            summary.show(self._settings, self._listener.getsockname(), ready.models, list(devices))
+            summary.show(self._settings, self._addresses(), ready.models, list(devices))
+
+    def _addresses(self) -> list[tuple[Any, ...]]:
+        return [listener.getsockname() for listener in self._listeners]
 
     # Front ends
 
@@ -178,7 +183,7 @@ class Supervisor:
             number, next(self._starts), catalogue.default_model, required, self._metrics_folder, self._settings
         )
         child = Child(f"front end {number}", self._front_end_frame)
-        await child.start(self._fork_server, run_front_end, self._listener, spec)
+        await child.start(self._fork_server, run_front_end, self._listeners, spec)
         front_end = self._front_ends[number] = FrontEnd(spec, child)
         for frame in [*self._generations.news(), self._reloader.state]:
             child.send(frame)
@@ -228,7 +233,8 @@ class Supervisor:
 
     async def _drain(self) -> int:
         """Front ends answer on, finish and leave; then the engines; 0 when all left by themselves."""
-        self._listener.close()  # the front ends' copies are the last: theirs close when they have drained
+        for listener in self._listeners:
+            listener.close()  # the front ends' copies are the last: theirs close when they have drained
         drain = Drain(self._settings.drain_delay_seconds, self._settings.drain_limit_seconds)
         self._broadcast(drain)
         in_time = await self._all_gone(
@@ -260,21 +266,32 @@ class Supervisor:
             front_end.child.kill()
 
 
-def bind(settings: Settings) -> socket.socket:
-    """The listening socket, bound and not yet listening: until a front end is there, connections are refused.
+def bind(settings: Settings) -> list[socket.socket]:
+    """The socket for clients and, where it has a port of its own, the one for operations.
 
     Raises:
-        ConfigurationError: the address cannot be had.
+        ConfigurationError: an address cannot be had.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listeners = [_bind(settings.host, settings.port, "port")]
+    if settings.operations_port is not None:
+        try:
+            listeners.append(_bind(settings.host, settings.operations_port, "operations_port"))
+        except ConfigurationError:
+            listeners[0].close()
+            raise
+    return listeners
+
+
+def _bind(host: str, port: int, key: str) -> socket.socket:
+    """A socket bound and not yet listening: until a front end is there, connections are refused."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only on sockets that say IPPROTO_TCP; without it a request costs 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
     except OSError as error:
         listener.close()
-        where = f"{settings.host}:{settings.port}"
-        words = f"cannot listen on {where}: {error.strerror or error}"
-        raise ConfigurationError.at("settings", "host, port", words, "choose a free --port") from error
+        words, fix = f"cannot listen on {host}:{port}: {error.strerror or error}", key.replace("_", "-")
+        raise ConfigurationError.at("settings", f"host, {key}", words, f"choose a free --{fix}") from error
     return listener

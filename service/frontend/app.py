@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import math
 import socket
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import structlog
 import torch
-import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import service
 from service.child import Control, begin_child, run_loop
@@ -39,25 +34,28 @@ from service.engine.wire import (
     Retire,
     Waiting,
 )
+from service.errors import Refusal
 from service.frontend import documentation
-from service.frontend.operations import Reloads, operations
+from service.frontend.connection import Limits
+from service.frontend.limits import allowed_connections
+from service.frontend.operations import Reloads, operations, public
 from service.frontend.predict import Predictor
 from service.frontend.problems import Envelope, install_problem_handlers
+from service.frontend.server import Server
 from service.metrics import Metrics
-from service.settings import Settings
 from service.specs import FrontEndSpec
 
 log = structlog.get_logger()
 
-#: A connection that has said nothing for so long is not about to; and no connection is waited for longer than the most.
-SILENT_SECONDS, MOST_HEARING_SECONDS = 1.0, 3.0
 
+def main(control: socket.socket, listeners: Sequence[socket.socket], spec: FrontEndSpec) -> None:
+    """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor.
 
-def main(control: socket.socket, listener: socket.socket, spec: FrontEndSpec) -> None:
-    """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor."""
+    The first listener is for clients; a second one, if there is one, for operations.
+    """
     begin_child(f"front end {spec.number}", spec.settings)
     torch.set_num_threads(1)
-    run_loop(FrontEnd(spec).serve(control, listener))
+    run_loop(FrontEnd(spec).serve(control, listeners))
 
 
 class FrontEnd:
@@ -76,26 +74,47 @@ class FrontEnd:
         for name, required in spec.models.items():
             self.client.models[name] = ModelState(name, "loading", required=required)
 
-    async def serve(self, control: socket.socket, listener: socket.socket) -> None:
-        decode_threads = self._settings.decode_threads or usable_cores()
-        pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
-        predictor = Predictor(self.client, pool, self._settings, self.metrics)
-        app = Envelope(self._app(predictor), lambda: self.draining, self._settings.access_log)
-        self._server = Server(_uvicorn_config(app, self._settings))
+    async def serve(self, control: socket.socket, listeners: Sequence[socket.socket]) -> None:
+        limits = Limits(
+            self._settings.header_timeout_seconds, allowed_connections(self._settings.max_connections), self._count
+        )
+        self._servers = [Server(app, self._settings, limits) for app in self._apps(apart=len(listeners) > 1)]
         self._control = await Control.open(control, self._control_frame)
         gc.collect()
         gc.freeze()  # a full collection over torch's objects stalls every request for 200 ms
-        await self._server.serve(sockets=[listener])
+        serving = zip(self._servers, listeners, strict=True)
+        await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in serving))
         self.client.close()
         log.info("front end ends", number=self._spec.number)
 
-    def _app(self, predictor: Predictor) -> FastAPI:
+    def _apps(self, apart: bool) -> list[Envelope]:
+        """One application for everything, or one for clients and one for operations."""
+        reloads = Reloads(lambda: self.reloading, lambda: self._control.send(Reload()))
+        clients = self._app()
+        clients.include_router(public(self.client, self._is_draining, reloads))
+        self._add_predict(clients)
+        operators = self._app() if apart else clients
+        operators.include_router(operations(self.client, self._is_draining, self._spec.metrics, reloads))
+        if apart:
+            operators.include_router(public(self.client, self._is_draining, reloads))
+        apps: list[ASGIApp] = [self._with_cors(clients), operators] if apart else [self._with_cors(clients)]
+        return [Envelope(app, self._is_draining, self._settings.access_log) for app in apps]
+
+    def _app(self) -> FastAPI:
         app = FastAPIOffline(
             title="Gradless",
             version=service.__version__,
             description=documentation.DESCRIPTION,
             root_path=self._settings.root_path,
         )
+        app.router.route_class = PlainRoute
+        install_problem_handlers(app)
+        return app
+
+    def _add_predict(self, app: FastAPI) -> None:
+        decode_threads = self._settings.decode_threads or usable_cores()
+        pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
+        predictor = Predictor(self.client, pool, self._settings, self.metrics)
 
         async def predict(request: Request) -> Response:
             return await predictor.answer(request, None)
@@ -103,12 +122,12 @@ class FrontEnd:
         async def predict_with(request: Request, model: str) -> Response:
             return await predictor.answer(request, model)
 
-        app.router.route_class = PlainRoute
-        app.post("/predict", **documentation.PREDICT)(predict)
-        app.post("/models/{model}/predict", **documentation.PREDICT)(predict_with)
-        reloads = Reloads(lambda: self.reloading, lambda: self._control.send(Reload()))
-        app.include_router(operations(self.client, lambda: self.draining, self._spec.metrics, reloads))
-        install_problem_handlers(app)
+        # For the schema alone: PlainRoute solves no dependencies, Predictor looks at the key.
+        key = [Security(documentation.KEY)] if self._settings.keys_file else []
+        app.post("/predict", dependencies=key, **documentation.PREDICT)(predict)
+        app.post("/models/{model}/predict", dependencies=key, **documentation.PREDICT)(predict_with)
+
+    def _with_cors(self, app: FastAPI) -> FastAPI:
         if self._settings.cors_origins:
             app.add_middleware(
                 CORSMiddleware,
@@ -118,6 +137,13 @@ class FrontEnd:
                 expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
             )
         return app
+
+    def _is_draining(self) -> bool:
+        return self.draining
+
+    def _count(self, refusal: Refusal) -> None:
+        """A refusal of a connection, which has no model yet."""
+        self.metrics.rejected.labels("unknown", refusal.name).inc()
 
     def _control_frame(self, frame: AnyFrame) -> None:
         if isinstance(frame, Generation):
@@ -149,8 +175,8 @@ class FrontEnd:
         self.draining = True
         await asyncio.sleep(drain.delay_seconds)
         asyncio.get_running_loop().call_later(drain.limit_seconds, self.client.give_up)
-        self._server.config.timeout_graceful_shutdown = max(1, math.ceil(drain.limit_seconds) + 1)
-        self._server.should_exit = True
+        for server in self._servers:
+            server.drain(drain.limit_seconds)
 
 
 class PlainRoute(APIRoute):
@@ -169,86 +195,3 @@ class PlainRoute(APIRoute):
             await response(scope, receive, send)
 
         self.app = plain
-
-
-class Connection(HttpToolsProtocol):
-    """uvicorn's connection, and when its client was last heard (CLOCK_MONOTONIC seconds)."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.heard = time.monotonic()
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self.heard = time.monotonic()
-        super().data_received(data)
-
-    def is_idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
-
-
-class Server(uvicorn.Server):
-    """uvicorn under a supervisor: it takes no signals, and leaves no connection in the listener's backlog."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener, answer those who had connected before, then end as uvicorn does.
-
-        The kernel resets what waits in the backlog when the last copy of a listening socket closes.
-        """
-        copies = [listener.dup() for listener in sockets or []]
-        for server in self.servers:
-            server.close()
-        for copy in copies:
-            await self._accept_the_rest(copy)
-        await self._hear_out()
-        await super().shutdown(sockets)
-
-    async def _hear_out(self) -> None:
-        """Until every connection is in a request or has been silent for a while: uvicorn closes what is idle now.
-
-        A client that has connected, or got an answer that did not say `Connection: close`, may be about to send.
-        """
-        limit = time.monotonic() + MOST_HEARING_SECONDS
-        while (now := time.monotonic()) < limit and (left := self._last_word() + SILENT_SECONDS - now) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(left)
-
-    def _last_word(self) -> float:
-        """When the last of the idle connections was heard."""
-        connections = cast(set[Connection], self.server_state.connections)
-        return max((connection.heard for connection in connections if connection.is_idle()), default=0.0)
-
-    async def _accept_the_rest(self, listener: socket.socket) -> None:
-        listener.setblocking(False)
-        loop = asyncio.get_running_loop()
-        waiting: list[socket.socket] = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                waiting.append(listener.accept()[0])
-        listener.close()
-        for connection in waiting:
-            await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
-
-    def _protocol(self) -> asyncio.Protocol:
-        make = cast(Any, self.config.http_protocol_class)
-        protocol = make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        return cast(asyncio.Protocol, protocol)
-
-
-def _uvicorn_config(app: Envelope, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,  # Envelope has one that knows the request id
-        server_header=False,
-        timeout_graceful_shutdown=30,
-        ssl_certfile=settings.ssl_certfile,
-        ssl_keyfile=settings.ssl_keyfile,
-    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi.security import HTTPBearer
+
 DESCRIPTION = """\
 Serves frozen PyTorch models, and proves at start-up that serving builds no gradient graph.
 
@@ -28,6 +30,7 @@ _PROBLEM = {
 }
 _REFUSALS = {
     400: "The request is malformed: an empty body, broken JSON or multipart, a header that is no number.",
+    401: "The server has keys, and the request carries none of them.",
     404: "There is no such model.",
     408: "The body was not complete in time.",
     413: "Too many bytes, pixels or pictures.",
@@ -37,6 +40,10 @@ _REFUSALS = {
     503: "Overloaded, draining or not ready; Retry-After says when to come back, in seconds.",
     504: "The deadline (X-Timeout-Ms) passed.",
 }
+
+
+#: What the schema says of keys, where the server has some.
+KEY = HTTPBearer(scheme_name="key", description="One of the server's keys.", auto_error=False)
 
 
 def _parameter(name: str, place: str, words: str, schema: dict[str, Any]) -> dict[str, Any]:

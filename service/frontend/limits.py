@@ -1,20 +1,43 @@
-"""What is refused at the door: too many bytes, too slow a body."""
+"""What is refused at the door: too many bytes, too slow a body, more connections than there are file handles."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 
+import structlog
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyTooSlow, Malformed, TooLarge
+from service.errors import BodyTooSlow, ClientLeft, Malformed, TooLarge
+from service.frontend.connection import refused_at_once
 from service.settings import Settings
+
+log = structlog.get_logger()
+
+#: File handles that a front end keeps for itself: sockets to engines, metrics, a reading of its own process.
+OWN_HANDLES = 40
+
+
+def allowed_connections(wanted: int) -> int:
+    """As many connections as wanted, or as there are file handles for; raises the soft limit to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has another limit behind this one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    handles, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if handles == resource.RLIM_INFINITY or wanted + refused_at_once(wanted) <= handles - OWN_HANDLES:
+        return wanted
+    most = max(1, (handles - OWN_HANDLES - 1) * 8 // 9)
+    log.warning("too few file handles", max_connections=wanted, file_handles=handles, connections=most)
+    return most
 
 
 async def read_body(request: Request, settings: Settings) -> bytes:
     """The whole body, or a refusal; never more than `max_body_bytes` is held.
 
     Raises:
-        Malformed: it is empty, its Content-Length is no number, or the client left.
+        Malformed: it is empty, or its Content-Length is no number.
+        ClientLeft: before it was complete.
         TooLarge: seen in Content-Length before a byte is read, or at the limit.
         BodyTooSlow: it was not complete after `body_timeout_seconds`.
     """
@@ -29,7 +52,7 @@ async def read_body(request: Request, settings: Settings) -> bytes:
     except TimeoutError:
         raise BodyTooSlow(f"The body was not complete after {settings.body_timeout_seconds:g} seconds.") from None
     except ClientDisconnect:
-        raise Malformed("The client left before its body was complete.") from None
+        raise ClientLeft("The client left before its body was complete.") from None
     if not body:
         raise Malformed("The body is empty; send a picture, for example with curl --data-binary @photo.jpg.")
     return bytes(body)

@@ -26,16 +26,9 @@ class Reloads:
     request: Callable[[], None]
 
 
-def operations(
-    client: EngineClient, is_draining: Callable[[], bool], metrics_folder: Path, reloads: Reloads
-) -> APIRouter:
-    """The routes beside /predict."""
+def public(client: EngineClient, is_draining: Callable[[], bool], reloads: Reloads) -> APIRouter:
+    """The routes beside /predict that every port has."""
     router = APIRouter(tags=["operations"])
-
-    def found(name: str) -> ModelState:
-        if state := client.models.get(name):
-            return state
-        raise ModelNotFound(f"There is no model {name[:80]!r}; there are: {', '.join(sorted(client.models))}.")
 
     @router.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -54,6 +47,20 @@ def operations(
     async def models() -> Response:
         models = [_summary(client, state) for state in client.models.values()]
         return _json({"models": models, "reload": _reload_state(reloads.state())})
+
+    return router
+
+
+def operations(
+    client: EngineClient, is_draining: Callable[[], bool], metrics_folder: Path, reloads: Reloads
+) -> APIRouter:
+    """The routes that can be put on a port of their own."""
+    router = APIRouter(tags=["operations"])
+
+    def found(name: str) -> ModelState:
+        if state := client.models.get(name):
+            return state
+        raise ModelNotFound(f"There is no model {name[:80]!r}; there are: {', '.join(sorted(client.models))}.")
 
     @router.get("/models/{model}", summary="One model: its version, card, input and memory")
     async def one_model(model: str) -> Response:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from service.engine.client import EngineClient, InputChangedError
 from service.engine.wire import ModelState, Result
-from service.errors import Malformed, ModelNotFound, NotReady, Refusal, Unprocessable
+from service.errors import ClientLeft, Draining, Malformed, ModelNotFound, NotReady, Refusal, Unprocessable
 from service.frontend.inputs import Picture, read_pictures
+from service.frontend.keys import Keys
 from service.frontend.limits import read_body
 from service.loader.card import InputSpec
 from service.metrics import Metrics, RequestMetrics
@@ -74,6 +75,7 @@ class Predictor:
         self._pool = pool
         self._settings = settings
         self._metrics = metrics
+        self._keys = Keys(settings.keys_file) if settings.keys_file else None
         self._request_metrics: dict[str, RequestMetrics] = {}
         self._decoders: dict[str, tuple[dict[str, Any], ImageDecoder]] = {}
 
@@ -92,16 +94,19 @@ class Predictor:
             response = await self._answer(request, name, received)
             status = response.status_code
             return response
-        except Refusal as refusal:
+        except (Refusal, asyncio.CancelledError) as error:
+            refusal = error if isinstance(error, Refusal) else _who_cancelled(error)
             status = refusal.status
             self._metrics.rejected.labels(label, refusal.name).inc()
-            raise
+            raise refusal from None
         finally:
             counted.count_in_flight(-1)
             (counted.ok if status == 200 else self._metrics.requests.labels(label, "gradless", str(status))).inc()
             counted.duration.observe(time.monotonic() - received)
 
     async def _answer(self, request: Request, name: str, received: float) -> Response:
+        if self._keys:
+            self._keys.check(request.headers)
         self._model(name)
         ask = Ask(name, _top_k(request.query_params), received, received + self._timeout(request.headers))
         body = await read_body(request, self._settings)
@@ -158,16 +163,17 @@ class Predictor:
         loop = asyncio.get_running_loop()
         decoding = [loop.run_in_executor(self._pool, _decode_one, decoder, picture) for picture in pictures]
         tensors: list[Tensor] = []
-        for position, future in enumerate(decoding):
-            try:
+        try:
+            for future in decoding:
                 tensors.append(await future)
-            except Refusal as refusal:
-                for later in decoding[position + 1 :]:
-                    later.cancel()
-                if len(pictures) == 1:
-                    raise
-                words = f"Picture {position} of {len(pictures)}, from 0: {refusal.detail}"
-                raise type(refusal)(words) from refusal
+        except Refusal as refusal:
+            if len(pictures) == 1:
+                raise
+            words = f"Picture {len(tensors)} of {len(pictures)}, from 0: {refusal.detail}"
+            raise type(refusal)(words) from refusal
+        finally:
+            for future in decoding:  # those after a bad one, or all that are left when the client leaves
+                future.cancel()
         return torch.stack(tensors)
 
     def _decoder(self, state: ModelState) -> ImageDecoder:
@@ -181,6 +187,13 @@ class Predictor:
         if label not in self._request_metrics:
             self._request_metrics[label] = RequestMetrics(self._metrics, label)
         return self._request_metrics[label]
+
+
+def _who_cancelled(cancelled: asyncio.CancelledError) -> Refusal:
+    """The connection, when its client has left; else uvicorn, when a drain has taken too long."""
+    if cancelled.args == (ClientLeft.name,):
+        return ClientLeft("The client left before its answer.")
+    return Draining("The server is shutting down, and this request was not done in time.")
 
 
 def _decode_one(decoder: ImageDecoder, picture: Picture) -> Tensor:

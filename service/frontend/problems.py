@@ -21,6 +21,7 @@ from service.errors import Malformed, MethodNotAllowed, NotFound, Refusal
 
 log = structlog.get_logger()
 
+_MEDIA_TYPE = "application/problem+json"
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -41,7 +42,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         stated = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = stated.decode() if _SAFE_ID.fullmatch(stated) else f"{random.getrandbits(128):032x}"
+        request_id = stated.decode() if _SAFE_ID.fullmatch(stated) else _new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.monotonic()
 
@@ -53,7 +54,8 @@ class Envelope:
                     headers["Connection"] = "close"
                 if self._access_log:
                     took = round((time.monotonic() - began) * 1000, 2)
-                    where = {"method": scope["method"], "path": scope["path"], "status": message["status"]}
+                    path = scope["raw_path"].decode("ascii", "backslashreplace")  # as it came: no line break in it
+                    where = {"method": scope["method"], "path": path, "status": message["status"]}
                     log.info("request", request_id=request_id, milliseconds=took, **where)
             await send(message)
 
@@ -62,14 +64,38 @@ class Envelope:
 
 def problem(request: Request, refusal: Refusal) -> Response:
     """The response to a refused request."""
+    return Response(_body(refusal, request.state.request_id), refusal.status, refusal.headers, media_type=_MEDIA_TYPE)
+
+
+def written_out(refusal: Refusal) -> bytes:
+    """A whole response, for a connection that is refused before it has a request; it ends the connection."""
+    request_id = _new_id()
+    body = _body(refusal, request_id)
+    headers = {
+        "Content-Type": _MEDIA_TYPE,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "X-Request-Id": request_id,
+        **refusal.headers,
+    }
+    lines = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _body(refusal: Refusal, request_id: str) -> bytes:
     fields = {
         "type": f"urn:gradless:problem:{refusal.name}",
         "title": refusal.title,
         "status": refusal.status,
         "detail": refusal.detail,
-        "request_id": request.state.request_id,
+        "request_id": request_id,
     }
-    return Response(msgspec.json.encode(fields), refusal.status, refusal.headers, media_type="application/problem+json")
+    return msgspec.json.encode(fields)
+
+
+def _new_id() -> str:
+    return f"{random.getrandbits(128):032x}"
 
 
 def install_problem_handlers(app: FastAPI) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class ImageDecoder:
             image = transforms.to_dtype(image, torch.uint8, scale=True)
         return self.fit(image)
 
-    def from_pixels(self, rows: list[list[list[int]]]) -> Tensor:
+    def from_pixels(self, rows: Sequence[Sequence[Sequence[int]]]) -> Tensor:
         """`(3, crop, crop) uint8` of nested numbers `(H, W, 3)`, each 0 to 255, RGB.
 
         Raises:

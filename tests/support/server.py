@@ -68,6 +68,7 @@ class Server:
         while (line := self._lines.get(timeout=max(0.1, end - time.monotonic()))) is not None:
             if line.startswith("{") and (event := json.loads(line)).get("event") == "serving":
                 self.url: str = event["url"]
+                self.operations: str = event["operations"]
                 return self
         raise AssertionError("the server ended while starting:\n" + "".join(self.log))
 
@@ -122,7 +123,7 @@ class Server:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
-        return sum(self.samples(httpx.get(f"{self.url}/metrics", timeout=30).text, name, labels))
+        return sum(self.samples(httpx.get(f"{self.operations}/metrics", timeout=30).text, name, labels))
 
     @staticmethod
     def samples(text: str, name: str, labels: dict[str, str]) -> list[float]:
