@@ -1,6 +1,7 @@
 """From a folder to a frozen, sealed model, or to words about what does not fit."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -151,7 +152,8 @@ def test_the_version_changes_with_the_weights(tmp_path):
     assert version(tmp_path / "here", 1.0) != version(tmp_path / "there", 2.0)
 
 
-def test_code_that_changes_within_a_second_and_keeps_its_length_is_what_runs(tmp_path):
+def test_code_that_changes_within_a_second_and_keeps_its_length_is_what_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     folder = tiny(tmp_path, code=CODE)
     source = folder.path / "architecture.py"
     load(folder)
