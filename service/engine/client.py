@@ -255,9 +255,8 @@ class EngineClient:
             OSError: it cannot be reached.
         """
         engine = EngineConnection(self, generation)
-        self._connections[engine.key] = (
-            engine  # known from now on: the news of its death may come before the connection
-        )
+        # Known from now on: the news of its death may come before the connection.
+        self._connections[engine.key] = engine
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: engine, generation.socket)
         except OSError:
