@@ -1,0 +1,73 @@
+"""Work in a fresh child process, for who needs one whose memory and modes nobody has touched."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from service.errors import ConfigurationError
+
+#: A child that takes longer hangs; the largest models take a tenth of it.
+CHILD_SECONDS = 300.0
+
+_context = multiprocessing.get_context("forkserver")
+
+
+class answering:  # noqa: N801 (it is used as `with answering(…)`)
+    """In the child: gives the function that sends its answer. A ConfigurationError is sent too, to be raised there."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> Callable[..., None]:
+        return lambda answer: self._connection.send(("answer", answer))
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, ConfigurationError):
+            self._connection.send(("problems", error.problems))
+        return isinstance(error, ConfigurationError)
+
+
+def in_child(target: Callable[..., None], *args: Any, raw: bool = False) -> Any:
+    """What a fresh process answers through the connection that it is given first.
+
+    Raises:
+        ConfigurationError: what the child found wrong, or it died, or hung.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's import would start threads, which no fork survives
+    _context.set_forkserver_preload(["torch", "torchvision.models"])
+    receiving, sending = _context.Pipe(duplex=False)
+    process = _context.Process(target=target, args=(sending, *args), daemon=True)
+    with receiving:
+        process.start()
+        sending.close()
+        try:
+            if not receiving.poll(CHILD_SECONDS):
+                raise ConfigurationError([f"audit: the model took over {CHILD_SECONDS:g} s; try a smaller batch"])
+            answer = receiving.recv_bytes() if raw else _unpacked(receiving.recv())
+            process.join(10)
+            return answer
+        except EOFError:
+            process.join(10)
+            raise ConfigurationError([_death(process.exitcode)]) from None
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+
+
+def _unpacked(message: tuple[str, Any]) -> Any:
+    kind, content = message
+    if kind == "problems":
+        raise ConfigurationError(content)
+    return content
+
+
+def _death(code: int | None) -> str:
+    """A signal is most often the kernel's, for want of memory; any other end has its traceback above."""
+    if code is not None and code < 0:
+        return f"audit: its process was ended by signal {-code}; if that is 9, try a smaller --batch-size"
+    return "audit: its process ended early; what it raised is above"
