@@ -31,7 +31,8 @@ class ModeFigures(msgspec.Struct, kw_only=True):
         saved_tensors, saved_bytes: what that forward saved for a backward pass; a tensor saved twice counts twice.
         held_bytes: memory that is kept alive for it: each storage once, weights and the batch itself left out.
         peak_bytes: the most memory that tensors took at once during a forward, the weights not among them.
-        rss_bytes: by how much the process grew meanwhile, as the kernel counts it; None on a GPU.
+        rss_bytes: by how much the process grew in it, as the kernel counts: with what operators take for themselves,
+            such as oneDNN's copies in a layout of its own. None on a GPU.
         latency_ms: median of several forwards; `latency_ratio` is to that of `eval+inference_mode`.
         max_difference: from each example's answer alone under eval() and inference_mode, as a share of the largest.
         batchnorm_changed: whether a forward moved BatchNorm's statistics; None for a model that has none.

@@ -29,10 +29,20 @@ def print_table(audit: Audit) -> None:
 def _costs(audit: Audit) -> Table:
     title = f"{audit.model} on {audit.device}, batch of {audit.batch_size}, {megabytes(audit.weights_bytes)} of weights"
     table = Table(title=title, title_justify="left")
-    for heading in ("mode", "graph nodes", "saved tensors", "saved", "kept alive", "peak", "latency", "ratio"):
+    for heading in (
+        "mode",
+        "graph nodes",
+        "saved tensors",
+        "saved",
+        "kept alive",
+        "peak",
+        "process",
+        "latency",
+        "ratio",
+    ):
         table.add_column(heading, justify="left" if heading == "mode" else "right")
     for row in audit.modes:
-        sizes = (megabytes(size) for size in (row.saved_bytes, row.held_bytes, row.peak_bytes))
+        sizes = (megabytes(size) for size in (row.saved_bytes, row.held_bytes, row.peak_bytes, row.rss_bytes))
         counts = (number(row.graph_nodes), number(row.saved_tensors))
         table.add_row(row.mode, *counts, *sizes, number(row.latency_ms, ".1f", " ms"), number(row.latency_ratio, ".2f"))
     return table

@@ -56,16 +56,7 @@ def test_the_plot_is_a_picture(audit, tmp_path):
     write_plot(audit, tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.width > 2 * picture.height > 200
-        assert (
-            len(
-                set(
-                    picture.convert("RGB").get_flattened_data()
-                    if hasattr(picture, "get_flattened_data")
-                    else picture.convert("RGB").getdata()
-                )
-            )
-            > 20
-        )
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 20, "bars and words, no empty sheet"
 
 
 @pytest.mark.parametrize("write", [write_plot, write_page])
