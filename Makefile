@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick lint bench docs soak debian
+.PHONY: help serve test quick lint bench models docs soak debian
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, the import contracts, hadolint
 
 bench: $(INSTALLED)  ## The server beside the bare loop, in one run
 	$(BIN)/gradless bench $(ARGS)
+
+models: $(INSTALLED)  ## Prove torchvision's 80 models and write docs/models.md (20 minutes)
+	$(BIN)/python -m tests.support.catalogue >docs/models.md.new && mv docs/models.md.new docs/models.md
 
 docs: $(INSTALLED)  ## The documentation as pages, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -126,6 +126,42 @@ def _predict(
     raise typer.Exit(1 if outcome.failures else 0)
 
 
+def _check(
+    flags: dict[str, Any],
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="[MODEL]...", help="Which models; else all.")] = None,  # noqa: UP045 (typer)
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what each rule saw.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the record of this check to a file, for an audit.")] = None,
+) -> None:
+    """Prove every model, and run the controls. Exit 1 when a model or a control fails, 2 when a card is wrong."""
+    import json as encoder
+
+    from service.check import check_models, show_progress
+    from service.output import print_check
+
+    outcome = check_models(names or [], read_settings(flags), show_progress)
+    if report:
+        write_text(report, encoder.dumps(outcome.record(), indent=2) + "\n", "--report")
+    if json:
+        print(encoder.dumps(outcome.summary(), indent=2))
+    else:
+        print_check(outcome, verbose)
+    raise typer.Exit(0 if outcome.passed else 1)
+
+
+def write_text(path: Path, text: str, flag: str) -> None:
+    """Write a file that the command line names.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    try:
+        path.write_text(text)
+    except OSError as error:
+        words, fix = f"cannot be written: {error.strerror}", "name a file in a folder that can be written"
+        raise ConfigurationError.at(path, flag, words, fix) from error
+
+
 def _bench(
     flags: dict[str, Any],
     model: Annotated[list[str] | None, typer.Option(help="Which model, as often as wanted; else the default.")] = None,
@@ -165,5 +201,6 @@ def _audit(
 
 app.command("serve")(with_settings(_serve))
 app.command("predict")(with_settings(_predict, "models", "default_model", "device", "threads", "max_pixels"))
+app.command("check")(with_settings(_check, "models", "device", "threads"))
 app.command("bench")(with_settings(_bench, "models", "default_model", "device", "threads"))
 app.command("audit")(with_settings(_audit, "models", "default_model", "device", "threads"))

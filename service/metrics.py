@@ -62,6 +62,7 @@ class Metrics:
         self.engine_restarts = counter("engine_restarts", "Engines replaced.", "device", "reason")
         self.engine_up = gauge("engine_up", "1 while a ready engine serves the device.", "device")
         self.self_check_passed = latest("self_check_passed", "1 when the model passed its self-check.", "model")
+        self.batch_cap = latest("batch_cap", "Largest batch that is formed now; less after out-of-memory.", "model")
         self.rule_waived = latest("rule_waived", "1 for a rule that the model's card waives.", "model", "rule")
         self.grad_graph_violations = counter(
             "grad_graph_violations", "Batches after which a graph, or no inference mode, was found.", "model"

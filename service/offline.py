@@ -17,9 +17,9 @@ from torch import Tensor
 from service.allocator import keep_freed_memory
 from service.cores import usable_cores
 from service.engine.model import ServedModel
-from service.engine.wire import Tuning
 from service.errors import ConfigurationError, Refusal
 from service.loader.load import load
+from service.loader.report import Tuning
 from service.loader.repository import choose_default, find_models
 from service.settings import Settings
 from service.tasks.classification import ImageDecoder, best_classes
@@ -57,7 +57,7 @@ def predict_files(sources: list[str], model: str | None, top_k: int, settings: S
     files = find_pictures(sources)
     folders = find_models(settings.models)
     folder = folders[choose_default(folders, model or settings.default_model)]
-    device = torch.device("cuda" if settings.device == "auto" and torch.cuda.is_available() else _plain(settings))
+    device = torch.device(settings.first_device(torch.cuda.is_available()))
     loaded = load(folder)
     served = ServedModel(loaded, folder.card, device)
     threads = settings.threads or usable_cores()
@@ -125,7 +125,3 @@ def _predict_batch(batch: list[tuple[str, Tensor | str]], served: ServedModel, t
             probability, class_ids = next(rows)
             labels = [served.loaded.labels[i] for i in class_ids]
             yield FilePrediction(source, list(zip(class_ids, labels, probability, strict=True)))
-
-
-def _plain(settings: Settings) -> str:
-    return "cpu" if settings.device == "auto" else settings.device.split(",")[0]

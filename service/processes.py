@@ -99,6 +99,7 @@ class Child:
         self.pid = 0
         self._received = received
         self._control: _ControlEnd | None = None
+        self._killed_by = ""
 
     async def start(self, server: ForkServer, target: Callable[..., None], *args: Any) -> None:
         """Start `target(control, *args)`; the child's end of the control socket is its first argument."""
@@ -114,19 +115,21 @@ class Child:
         if self._control:
             self._control.send(frame)
 
-    def kill(self) -> None:
+    def kill(self, cause: str = "") -> None:
+        """End it at once; `cause` is what its death is then called."""
+        self._killed_by = self._killed_by or cause
         if self.pid:  # to the kernel, 0 would mean everybody in our group
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     async def ended(self) -> str:
-        """Wait for its end; returns the cause: a signal's name, an `ExitCode`'s, `exit N`, or `unknown`."""
+        """Wait for its end; returns the cause: who killed it, a signal, an `ExitCode`, `exit N`, or `unknown`."""
         await wait_for_end(self.pid)
         # The fork server reaps it and tells why; a dead fork server cannot, and then nobody knows.
         await asyncio.get_running_loop().run_in_executor(None, self._process.join, 1.0)
         if self._control:
             self._control.transport.close()
-        return _cause(self._process.exitcode)
+        return self._killed_by or _cause(self._process.exitcode)
 
 
 class _ControlEnd(FrameProtocol):

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, or several with commas.")
     threads: int = Field(0, ge=0, description="Intra-op threads of a CPU engine; 0 for the cores there are.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode pictures, a front end; 0 for the cores.")
+    watchdog_seconds: float = Field(
+        10.0, gt=0, description="Silence, or a forward, of an engine that is borne before it is replaced, in seconds."
+    )
     max_body_bytes: int = Field(20_000_000, ge=1, description="Largest request body, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of a picture, looked at before decoding.")
     max_instances: int = Field(64, ge=1, le=1024, description="Most pictures in one request.")
@@ -48,6 +51,11 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field([], description="Origins whose pages may call; * for any.")
     ssl_certfile: Path | None = Field(None, description="TLS certificate chain, PEM.")
     ssl_keyfile: Path | None = Field(None, description="TLS private key, PEM.")
+
+    def first_device(self, cuda: bool) -> str:
+        """The one device of a command that runs in a single process; `cuda` says whether there is a GPU."""
+        first = self.device.split(",")[0].strip()
+        return ("cuda" if cuda else "cpu") if first == "auto" else first
 
     @classmethod
     def settings_customise_sources(

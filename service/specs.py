@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from service.engine.wire import Tuning
+from service.loader.report import Tuning
 from service.loader.repository import ModelFolder
 from service.settings import Settings
 
 
 class ExitCode(IntEnum):
-    """How an engine ends itself when it catches its model. The names are the causes that metrics and logs show."""
+    """How an engine ends itself when it catches its model, or its device is lost to it.
+
+    The names are the causes that metrics and logs show.
+    """
 
     VIOLATION = 70
     SEAL_BROKEN = 71
+    DEVICE_LOST = 72
 
     @property
     def cause(self) -> str:

@@ -20,13 +20,14 @@ from typing import Any
 
 import structlog
 
-from service import summary
+from service import summary, watchdog
 from service.cores import usable_cores
 from service.devices import resolve_devices
 from service.engine.aboard import read_aboard
-from service.engine.wire import AnyFrame, Drain, Failed, Frame, Generation, Ready, Tuning
+from service.engine.wire import AnyFrame, Drain, Failed, Frame, Generation, Ready
 from service.errors import ConfigurationError
 from service.launch import run_engine, run_front_end
+from service.loader.report import Tuning
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
 from service.process_memory import sample_memory
@@ -128,6 +129,7 @@ class Supervisor:
         for number in range(self._settings.front_ends):
             self._spawn(self._start_front_end(number))
         self._spawn(self._watch_memory())
+        self._spawn(watchdog.watch(self._watched, self._settings.watchdog_seconds))
         await self._stop.wait()
         if self._failure:
             self._kill_all()
@@ -201,7 +203,7 @@ class Supervisor:
 
     async def _watch_engine(self, device: Device, engine: Engine) -> None:
         cause = await engine.child.ended()
-        finished, aboard = read_aboard(engine.spec.aboard)
+        seen = read_aboard(engine.spec.aboard)
         engine.spec.aboard.unlink(missing_ok=True)
         engine.spec.socket.unlink(missing_ok=True)
         if engine is device.current:
@@ -209,14 +211,14 @@ class Supervisor:
         elif engine is device.starting:
             device.starting = None
         else:
-            self._report_death(engine, cause, aboard)
+            self._report_death(engine, cause, seen.ids)
             return  # an older generation: it has a successor already
         if cause == "exit 0":
             return
         self._metrics.engine_up.labels(device.name).set(float(device.current is not None))
         self._metrics.engine_restarts.labels(device.name, cause).inc()
-        self._report_death(engine, cause, aboard)
-        device.failures = 0 if finished else device.failures + 1
+        self._report_death(engine, cause, seen.ids)
+        device.failures = 0 if seen.finished else device.failures + 1
         await self._start_engine(device, backoff(device.failures))
 
     def _report_death(self, engine: Engine, cause: str, aboard: list[int]) -> None:
@@ -280,6 +282,10 @@ class Supervisor:
     def _engines(self) -> list[Engine]:
         both = [(device.current, device.starting) for device in self._devices.values()]
         return [engine for pair in both for engine in pair if engine]
+
+    def _watched(self) -> list[tuple[Child, Path]]:
+        """What the watchdog looks after: engines that serve. One that loads may well be silent for long."""
+        return [(engine.child, engine.spec.aboard) for engine in self._engines() if engine.ready]
 
     async def _drain(self) -> int:
         """Front ends answer on, finish and leave; then the engines; 0 when all left by themselves."""

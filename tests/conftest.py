@@ -24,6 +24,11 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
+def shipped_models() -> Path:
+    return SHIPPED
+
+
+@pytest.fixture(scope="session")
 def two_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models of one architecture whose answers differ."""
     return make_models(tmp_path_factory.mktemp("models") / "two", one=SMALL.format(seed=1), two=SMALL.format(seed=2))

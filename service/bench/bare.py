@@ -13,8 +13,8 @@ import torch
 from service.bench.pictures import bench_pictures
 from service.cores import usable_cores
 from service.engine.model import ServedModel
-from service.engine.wire import Tuning
 from service.loader.load import load
+from service.loader.report import Tuning
 from service.loader.repository import ModelFolder
 from service.settings import Settings
 from service.tasks.classification import ImageDecoder, best_classes

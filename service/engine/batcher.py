@@ -6,8 +6,9 @@ A pure object: no clock, no thread, no torch. Its owner hands in the time and gu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 
@@ -23,6 +24,17 @@ def ladder(cap: int) -> list[int]:
         sizes.append(size)
         size *= 2
     return [*sizes, cap]
+
+
+def halves(size: int, sizes: Sequence[int]) -> list[int]:
+    """A batch's examples as two or more smaller batches, each a size of the ladder."""
+    parts = []
+    most = size - 1
+    while size:
+        rung = max(step for step in sizes if step <= min(size, most))
+        parts.append(rung)
+        size -= rung
+    return parts
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +59,23 @@ class Part:
     request: Request
     start: int
     stop: int
+
+
+def split(parts: Sequence[Part], sizes: Sequence[int]) -> list[list[Part]]:
+    """The same examples in the same order, in batches of these sizes."""
+    batches: list[list[Part]] = []
+    rest = list(parts)
+    for size in sizes:
+        batch: list[Part] = []
+        while size:
+            part = rest.pop(0)
+            stop = min(part.stop, part.start + size)
+            batch.append(Part(part.request, part.start, stop))
+            if stop < part.stop:
+                rest.insert(0, Part(part.request, stop, part.stop))
+            size -= stop - part.start
+        batches.append(batch)
+    return batches
 
 
 @dataclass(slots=True)
@@ -85,6 +114,14 @@ class Batcher:
         self._queues[request.model].append(request)
         self._by_id[request.id] = request
 
+    def cap(self, model: str) -> int:
+        """The largest batch that is formed now, in examples."""
+        return self._caps[model]
+
+    def set_cap(self, model: str, cap: int) -> None:
+        """Form no larger batches from now on, or larger ones again; `cap` is a size of the ladder."""
+        self._caps[model] = cap
+
     def cancel(self, request_id: int) -> None:
         """Its client has gone: what is not taken yet never will be."""
         if request := self._by_id.get(request_id):
@@ -97,9 +134,17 @@ class Batcher:
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
-    def drop_gone(self, now: float) -> list[Request]:
-        """Remove, and return, every request that is cancelled or past its deadline."""
-        dropped = [r for queue in self._queues.values() for r in queue if r.gone or r.deadline <= now]
+    def drop_gone(self, now: float, shortest: Mapping[str, float] = MappingProxyType({})) -> list[Request]:
+        """Remove, and return, every request that is cancelled, or that cannot be answered before its deadline.
+
+        `shortest` is by model the least time, in seconds, that a batch takes.
+        """
+        dropped = [
+            request
+            for model, queue in self._queues.items()
+            for request in queue
+            if request.gone or request.deadline <= now + shortest.get(model, 0.0)
+        ]
         for request in dropped:
             request.gone = True
             self._queues[request.model].remove(request)
@@ -138,7 +183,7 @@ class Batcher:
             waiting += request.count - request.taken
             if waiting >= cap:
                 break
-        return max(size for size in self._ladders[model] if size <= waiting)
+        return max(size for size in self._ladders[model] if size <= min(waiting, cap))
 
     @staticmethod
     def _companions(queue: deque[Request]) -> Iterator[Request]:

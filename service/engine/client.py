@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 from torch import Tensor
 
+from service.engine.forecast import Forecast
 from service.engine.wire import (
     AnyFrame,
     Cancel,
@@ -65,6 +65,7 @@ class EngineConnection(FrameProtocol):
         self.models = {model.name: model for model in generation.models}
         self.pending: dict[int, Pending] = {}
         self.outstanding = 0
+        self.forecast = Forecast({model.name: model.example_seconds for model in generation.models})
         self.retired = False
         self.closed = False
         self.failed: Failed | None = None
@@ -82,6 +83,7 @@ class EngineConnection(FrameProtocol):
         pending.engine = self
         self.pending[pending.frame.id] = pending
         self.outstanding += pending.frame.count
+        self.forecast.sent(time.monotonic(), pending.frame.model, pending.frame.count)
         self.send(pending.frame)
 
     def release(self, request_id: int) -> Pending | None:
@@ -103,28 +105,14 @@ class EngineConnection(FrameProtocol):
 
     def frame_received(self, frame: AnyFrame) -> None:
         if isinstance(frame, Result | Failure) and (pending := self.release(frame.id)):
+            if isinstance(frame, Result):
+                model = pending.frame.model
+                self.forecast.told(time.monotonic(), model, frame.backlog_seconds, frame.example_seconds)
             self._client.answered(pending, frame, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self._client.connection_ended(self)
-
-
-@dataclass
-class Rate:
-    """Examples answered a second, over the last answers."""
-
-    _answers: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=128))
-
-    def add(self, now: float, examples: int) -> None:
-        self._answers.append((now, examples))
-
-    def seconds_for(self, examples: int, now: float) -> float:
-        """How long so many will take, from 1 to 60 seconds; 1 where nothing is known yet."""
-        done = sum(count for _, count in self._answers)
-        if not done:
-            return 1.0
-        return min(60.0, max(1.0, examples * (now - self._answers[0][0]) / done))
 
 
 class EngineClient:
@@ -143,7 +131,6 @@ class EngineClient:
         self._connections: dict[tuple[str, int], EngineConnection] = {}
         self._orphans: dict[int, Pending] = {}
         self._examples = 0
-        self._rate = Rate()
         #: Every model by name, as the newest generation tells it; a failed one hides none that still serves.
         self.models: dict[str, ModelState] = {}
 
@@ -154,20 +141,37 @@ class EngineClient:
     # One request
 
     @contextmanager
-    def admit(self, count: int) -> Iterator[None]:
-        """Hold places for `count` examples.
+    def admit(self, model: str, count: int, deadline: float) -> Iterator[None]:
+        """Hold places for `count` examples that shall be answered before `deadline` (CLOCK_MONOTONIC seconds).
 
         Raises:
-            Overloaded: there are not so many left.
+            Overloaded: there are not so many places left, or what is there already would take longer than that.
         """
+        now = time.monotonic()
+        wait, cost = self._forecast(model, count, now)
         if self._examples + count > self._max_examples:
-            wait = self._rate.seconds_for(self._examples, time.monotonic())
             raise Overloaded(f"{self._examples} pictures are waiting; the most is {self._max_examples}.", wait)
+        if wait and now + wait + cost > deadline:
+            words = f"An answer would take about {wait + cost:.1f} s; the deadline is in {deadline - now:.1f} s."
+            raise Overloaded(words, now + wait + cost - deadline)
         self._examples += count
         try:
             yield
         finally:
             self._examples -= count
+
+    def _forecast(self, model: str, count: int, now: float) -> tuple[float, float]:
+        """Seconds until the least busy engine begins with so many examples, and those that they take.
+
+        What is admitted and still being decoded counts too. With no engine up nobody can tell: 0, and it waits.
+        """
+        engines = [engine for engine in self._engines.values() if not engine.closed and engine.serves(model)]
+        if not engines:
+            return 0.0, 0.0
+        engine = min(engines, key=lambda engine: engine.forecast.wait(now))
+        decoding = self._examples - sum(engine.outstanding for engine in engines) - len(self._orphans)
+        wait = engine.forecast.wait(now) + engine.forecast.cost(model, max(0, decoding)) / len(engines)
+        return wait, engine.forecast.cost(model, count)
 
     async def infer(self, model: str, pixels: Tensor, top_k: int, deadline: float) -> tuple[Result, ModelState]:
         """Classes of every example of `pixels`, `(N, 3, H, W) uint8`, and the model that gave them.
@@ -188,11 +192,12 @@ class EngineClient:
             self._forget(pending)
 
     def _dispatch(self, pending: Pending) -> None:
-        """To the least busy engine; with none up, the request waits for the next one until its deadline."""
+        """To the engine that will be done first; with none up, it waits for the next one until its deadline."""
         model = pending.frame.model
         engines = [e for e in self._engines.values() if not e.closed and e.serves(model)]
         if engines:
-            min(engines, key=lambda engine: engine.outstanding).dispatch(pending)
+            now = time.monotonic()
+            min(engines, key=lambda engine: (engine.forecast.wait(now), engine.outstanding)).dispatch(pending)
         else:
             self._orphans[pending.frame.id] = pending
 
@@ -207,7 +212,6 @@ class EngineClient:
         if pending.future.done():
             return
         if isinstance(frame, Result):
-            self._rate.add(time.monotonic(), pending.frame.count)
             pending.future.set_result((frame, engine.models[pending.frame.model]))
         else:
             pending.future.set_exception(BY_NAME[frame.error](frame.detail))

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from service.engine.batcher import ladder
 from service.engine.guard import Guard
-from service.engine.wire import ModelState, Tuning
+from service.engine.wire import ModelState
 from service.errors import ModelOutputInvalid
 from service.loader.artefact import artefact_key
 from service.loader.card import Card
+from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
 from service.loader.probes import probes
 from service.loader.proof import prove
-from service.loader.report import Report
+from service.loader.report import Report, Tuning
 
 #: Cap of a batch until somebody measures: beyond it a CPU's cache is the limit, a GPU's return diminishes.
 DEFAULT_CAP = {"cpu": 8, "cuda": 32}
@@ -135,6 +136,7 @@ class ServedModel:
         Raises:
             Refusal: `run_batch` refused an example.
         """
+        freeze(self._module)  # so that what an earlier forward undid is found, and told, as forward's doing
         examples = probes(2 * max(sizes), self.loaded.input.crop)
         return prove(self.run_batch, self._module, examples, sizes, self._card.proof.waive)
 
@@ -142,11 +144,10 @@ class ServedModel:
         """What watches over the model from now on."""
         return Guard(self.loaded.name, self._module, self.loaded.seal)
 
-    def artefact_key(self) -> str:
-        """Under which what was made for this model, here and as it runs, is kept."""
-        loaded, tuning = self.loaded, self.tuning
-        shape = (self.cap, 3, loaded.input.crop, loaded.input.crop)
-        return artefact_key(loaded.version, "float32", shape, self._device, tuning.memory_format, tuning.threads)
+    def artefact_key(self, threads: int) -> str:
+        """Under which is kept what was made for this model here; `threads` are those that it may take."""
+        crop = self.loaded.input.crop
+        return artefact_key(self.loaded.version, "float32", (self.cap, 3, crop, crop), self._device, threads)
 
     def state(self, base: ModelState, report: Report | None = None) -> ModelState:
         """What front ends are told of this model; name, state and detail are `base`'s."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import time
 
 import structlog
 import torch
@@ -13,14 +14,17 @@ from service.allocator import keep_freed_memory
 from service.child import Control, begin_child, run_loop
 from service.engine.aboard import Aboard
 from service.engine.batcher import Request
+from service.engine.runner import Answer, Job
 from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol, Infer, ModelState, Ready, Result
-from service.engine.worker import Answer, Job, Worker
+from service.engine.worker import Worker
 from service.errors import NotReady, Unprocessable
-from service.loader.artefact import Reports
+from service.loader.artefact import Records
 from service.metrics import Metrics
 from service.specs import EngineSpec
 
 log = structlog.get_logger()
+
+PULSE_SECONDS = 0.25
 
 
 def main(control: socket.socket, spec: EngineSpec) -> None:
@@ -61,6 +65,7 @@ class Engine:
         self._example_bytes: dict[str, int] = {}
         self._drained = asyncio.Event()
         self._draining = False
+        self._aboard = Aboard(spec.aboard)
         self.metrics = Metrics(spec.role, spec.metrics)
 
     async def serve(self, control_socket: socket.socket) -> None:
@@ -72,8 +77,9 @@ class Engine:
             torch.device(self._spec.device),
             self._spec.threads,
             self._spec.tunings,
-            Aboard(self._spec.aboard),
-            Reports(self._spec.settings.cache.expanduser()),
+            self._aboard,
+            Records(self._spec.settings.cache.expanduser()),
+            self._spec.settings.watchdog_seconds,
             self.metrics,
             ready=lambda found: loop.call_soon_threadsafe(states.set_result, found),
             deliver=lambda answers: loop.call_soon_threadsafe(self._deliver, answers),
@@ -87,10 +93,16 @@ class Engine:
         server = await loop.create_unix_server(lambda: FrontEndConnection(self), str(self._spec.socket))
         gc.collect()
         gc.freeze()  # a full collection over torch's objects stalls every thread for 200 ms
+        self._pulse()
         control.send(Ready(self._spec.device, models))
         await self._drained.wait()
         server.close()
         log.info("engine ends", device=self._spec.device, generation=self._spec.number)
+
+    def _pulse(self) -> None:
+        """Say again and again that this loop runs, for the watchdog."""
+        self._aboard.pulse(time.monotonic())
+        asyncio.get_running_loop().call_later(PULSE_SECONDS, self._pulse)
 
     def accept(self, frame: Infer, connection: FrontEndConnection) -> None:
         """Queue a request, or say at once why not."""

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import msgspec
 
-from service.loader.report import Report
+from service.loader.report import Report, Tuning
 
 _LENGTH = struct.Struct("<I")
 
@@ -60,6 +60,8 @@ class Result(Frame, frozen=True):
     """The answer to an `Infer`: `probabilities` is `(count, k) float32`, `ids` is `(count, k) int32`.
 
     `queue_seconds` is the wait of the request's last example, `forward_seconds` the time its batches took.
+    `backlog_seconds` is what now waits in the engine, of all models and front ends; `example_seconds` what one more
+    example of this model adds to it.
     """
 
     id: int
@@ -68,6 +70,8 @@ class Result(Frame, frozen=True):
     ids: bytes
     queue_seconds: float
     forward_seconds: float
+    backlog_seconds: float
+    example_seconds: float
 
 
 class Failure(Frame, frozen=True):
@@ -76,16 +80,6 @@ class Failure(Frame, frozen=True):
     id: int
     error: str
     detail: str
-
-
-class Tuning(msgspec.Struct, frozen=True):
-    """How a model runs on its device, as measured there.
-
-    `memory_format` is `contiguous_format` or `channels_last`; `threads` is the number of intra-op threads.
-    """
-
-    memory_format: str
-    threads: int
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -106,6 +100,7 @@ class ModelState(msgspec.Struct, frozen=True):
     labels: list[str] = []
     batch_sizes: list[int] = []
     tuning: Tuning | None = None
+    example_seconds: float = 0.0
     memory_bytes: dict[str, int] = {}
     card: dict[str, Any] = {}
     report: Report | None = None

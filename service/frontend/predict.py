@@ -106,7 +106,7 @@ class Predictor:
         ask = Ask(name, _top_k(request.query_params), received, received + self._timeout(request.headers))
         body = await read_body(request, self._settings)
         pictures = await read_pictures(request.headers, body, self._settings.max_instances)
-        with self._client.admit(len(pictures)):
+        with self._client.admit(name, len(pictures), ask.deadline):
             began = time.monotonic()
             pixels = await self._decode(state, pictures)
             decoded = time.monotonic()

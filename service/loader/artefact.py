@@ -1,4 +1,4 @@
-"""What is made once for a model on a machine, and kept: for now the report of its full proof.
+"""What is made once for a model on a machine, and kept: for now how it runs fastest, and the report of its full proof.
 
 A file's name is the artefact key: it changes with anything that could change what the file says.
 """
@@ -16,7 +16,7 @@ import torch
 import torchvision
 
 import service
-from service.loader.report import Report
+from service.loader.report import Record
 
 log = structlog.get_logger()
 
@@ -43,28 +43,28 @@ def cpu_features() -> str:
     return " ".join([platform.machine(), *(line for line in first if line.startswith(wanted))])
 
 
-class Reports:
-    """The reports of full proofs that were passed, in a folder; one that cannot be written keeps nothing."""
+class Records:
+    """The records of models whose full proof was passed, in a folder; one that cannot be written keeps nothing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "proofs"
 
-    def read(self, key: str) -> Report | None:
-        """The report under a key, or None: then the whole proof is due."""
+    def read(self, key: str) -> Record | None:
+        """The record under a key, or None: then all is to be measured and proven."""
         try:
-            report = msgspec.json.decode((self._folder / f"{key}.json").read_bytes(), type=Report)
+            record = msgspec.json.decode((self._folder / f"{key}.json").read_bytes(), type=Record)
         except (OSError, msgspec.MsgspecError):
             return None
-        return report if report.passed else None
+        return record if record.report.passed else None
 
-    def write(self, key: str, report: Report) -> None:
-        """Keep a report; whole or not at all, whoever else writes."""
+    def write(self, key: str, record: Record) -> None:
+        """Keep a record; whole or not at all, whoever else writes."""
         file = self._folder / f"{key}.json"
         partial = file.with_suffix(f".{os.getpid()}")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            partial.write_bytes(msgspec.json.encode(report))
+            partial.write_bytes(msgspec.json.encode(record))
             partial.replace(file)
         except OSError as error:
             words = "each start runs the whole proof; set --cache to a folder that can be written"
-            log.warning("report not kept", file=str(file), error=error.strerror, then=words)
+            log.warning("proof not kept", file=str(file), error=error.strerror, then=words)

@@ -67,6 +67,7 @@ def prove(
         contrast=comparison.contrast,
         tolerance=comparison.tolerance,
         sizes=list(sizes),
+        batch_seconds=trial.batch_seconds(),
         forwards=len(trial.forwards),
         seconds=time.perf_counter() - began,
     )

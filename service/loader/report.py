@@ -1,4 +1,4 @@
-"""What a proof says: rule by rule, with its figures. Read by every process, so it imports no torch."""
+"""What a proof says, rule by rule, and what else is kept of a model. Read by every process, so it imports no torch."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Figures(msgspec.Struct, frozen=True):
         contrast: the same measure between two different inputs; agreement of what hardly differs proves nothing.
         tolerance: the largest difference allowed.
         sizes: batch sizes tried.
+        batch_seconds: by size, the shortest forward that ran as requests do.
         forwards: how many forwards that took.
         seconds: how long it all took.
     """
@@ -52,6 +53,7 @@ class Figures(msgspec.Struct, frozen=True):
     contrast: float
     tolerance: float
     sizes: list[int]
+    batch_seconds: dict[int, float]
     forwards: int
     seconds: float
 
@@ -90,3 +92,20 @@ class Report(msgspec.Struct, frozen=True):
     def refusal(self) -> str:
         """Why the model is not served, in words."""
         return "; ".join(f"{rule.rule}: {rule.detail}" for rule in self.rules if not (rule.passed or rule.waived))
+
+
+class Tuning(msgspec.Struct, frozen=True):
+    """How a model runs on its device, as measured there.
+
+    `memory_format` is torch's name of it; `threads` are the intra-op threads of its forward.
+    """
+
+    memory_format: str
+    threads: int
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What was found out about a model on a machine, for the next start: how it runs fastest, and its full proof."""
+
+    tuning: Tuning
+    report: Report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Forward:
         watched: whether sensors were round it, which may change the last bits.
         graph: why an output is part of a graph; empty where none is.
         left_mode: whether inference mode was off after it.
+        seconds: how long it took.
     """
 
     order: tuple[int, ...]
@@ -33,6 +35,7 @@ class Forward:
     watched: bool
     graph: str
     left_mode: bool
+    seconds: float
 
     @property
     def wrong_count(self) -> int | None:
@@ -102,13 +105,15 @@ class Trial:
         # A forward that has left inference mode once is condemned. What it left open would keep hold of the sensors.
         watch = Watch(self._module) if watched and not any(f.left_mode for f in self.forwards) else None
         with torch.inference_mode(torch.is_inference_mode_enabled()):  # who leaves the mode, leaves it up to here
+            began = time.perf_counter()
             with watch or nullcontext():
                 output = self._run_batch(batch)
+            seconds = time.perf_counter() - began
             left = self._mode and not torch.is_inference_mode_enabled()
         leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         graph = next(filter(None, (self._graph_of(leaf, batch) for leaf in leaves)), "")
         copies = [leaf.detach().to("cpu", torch.float64, copy=True).contiguous() for leaf in leaves]
-        self.forwards.append(Forward(order, copies, watched, graph, left))
+        self.forwards.append(Forward(order, copies, watched, graph, left, seconds))
         if watch:
             self.watches.append(watch)
 
@@ -127,6 +132,14 @@ class Trial:
     def plain(self) -> list[Forward]:
         """The forwards that ran as requests do, without sensors."""
         return [forward for forward in self.forwards if not forward.watched]
+
+    def batch_seconds(self) -> dict[int, float]:
+        """By batch size, the shortest plain forward."""
+        shortest: dict[int, float] = {}
+        for forward in self.plain:
+            size = len(forward.order)
+            shortest[size] = min(shortest.get(size, forward.seconds), forward.seconds)
+        return shortest
 
     @property
     def counted(self) -> int:

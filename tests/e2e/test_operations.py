@@ -9,6 +9,7 @@ from shutil import which
 import httpx
 import pytest
 
+from service.loader.report import RULES
 from tests.support.models import SMALL, make_models, photographs
 from tests.support.server import wait_for
 
@@ -54,7 +55,16 @@ def test_models_tell_what_is_served(server):
 def test_the_proof_of_a_served_model_passed_by_name(server):
     proof = httpx.get(f"{server.url}/models/one/proof").json()
     assert proof["passed"] is True
-    assert {"eval", "frozen", "no-graph"} <= {rule["rule"] for rule in proof["rules"]}
+    assert [rule["rule"] for rule in proof["rules"]] == list(RULES)
+    assert proof["version"] == httpx.get(f"{server.url}/models/one").json()["version"]
+    assert proof["figures"]["sizes"] == [1, 2, 4, 8]
+    assert proof["figures"]["saved_bytes"] == 0
+
+
+def test_a_proven_model_is_told_in_the_metrics(server):
+    assert server.metric("gradless_self_check_passed", model="one") == 1
+    assert server.metric("gradless_seal_intact", model="one") == 1
+    assert server.metric("gradless_grad_graph_violations_total", model="one") == 0
 
 
 def test_a_model_that_cannot_be_served_makes_the_server_unready_and_the_others_answer(serve, tmp_path):

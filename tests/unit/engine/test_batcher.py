@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.engine.batcher import Batcher, Request, ladder
+from service.engine.batcher import Batcher, Part, Request, halves, ladder, split
 
 FAR = 1e9
 
@@ -23,6 +23,46 @@ def ids(batch):
 )
 def test_the_ladder_is_the_powers_of_two_below_the_cap_and_the_cap(cap, sizes):
     assert ladder(cap) == sizes
+
+
+@given(cap=st.integers(2, 64), data=st.data())
+def test_halves_are_smaller_sizes_of_the_ladder_and_lose_nobody(cap, data):
+    size = data.draw(st.sampled_from(ladder(cap)[1:]))
+    parts = halves(size, ladder(cap))
+    assert sum(parts) == size
+    assert all(part in ladder(cap) and part < size for part in parts)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.data())
+def test_a_split_batch_has_the_same_examples_in_the_same_order(counts, data):
+    parts = [Part(request(n, count), 3, 3 + count) for n, count in enumerate(counts)]
+    sizes, rest = [], sum(counts)
+    while rest:
+        sizes.append(data.draw(st.integers(1, rest)))
+        rest -= sizes[-1]
+
+    def examples(parts):
+        return [(part.request.id, number) for part in parts for number in range(part.start, part.stop)]
+
+    batches = split(parts, sizes)
+    assert [len(examples(batch)) for batch in batches] == sizes
+    assert [example for batch in batches for example in examples(batch)] == examples(parts)
+
+
+def test_a_lower_cap_holds_until_it_is_raised_again():
+    batcher = Batcher({"m": 8})
+    batcher.set_cap("m", 2)
+    batcher.add(request(1, count=8), now=0.0)
+    assert (batcher.cap("m"), batcher.take().size) == (2, 2)
+    batcher.set_cap("m", 8)
+    assert batcher.take().size == 4  # of the six that are left
+
+
+def test_who_cannot_be_answered_in_time_any_more_is_dropped_before_the_forward():
+    batcher = Batcher({"m": 8})
+    batcher.add(request(1, deadline=10.0), now=0.0)
+    assert batcher.drop_gone(9.0, {"m": 0.5}) == []
+    assert [dropped.id for dropped in batcher.drop_gone(9.6, {"m": 0.5})] == [1]
 
 
 def test_of_seventeen_waiting_it_takes_sixteen():

@@ -12,7 +12,8 @@ import torch
 
 from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient
 from service.engine.wire import Cancel, Failed, Failure, FrameProtocol, Generation, Infer, ModelState, Result
-from service.errors import DeadlineExceeded, InputCrashesModel, ModelFailed, NotReady, Overloaded
+from service.errors import DeadlineExceeded, InputCrashesModel, ModelFailed, NotReady, NotReplayed, Overloaded
+from service.loader.report import Figures, Report, RuleResult
 from service.metrics import Metrics
 
 PIXELS = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
@@ -22,7 +23,9 @@ LIMIT = 10.0
 class Engine:
     """One generation that takes frames and says nothing until told to."""
 
-    def __init__(self, number: int, device: str = "cpu", state: str = "ready") -> None:
+    def __init__(self, number: int, device: str = "cpu", state: str = "ready", report: Report | None = None) -> None:
+        self.report = report
+        self.backlog = 0.0
         self.number, self.device, self.state = number, device, state
         self.frames: list[Infer | Cancel] = []
         self.connection: FrameProtocol | None = None
@@ -45,7 +48,16 @@ class Engine:
 
         path = str(folder / f"{self.device}-{self.number}.sock")
         self.server = await asyncio.get_running_loop().create_unix_server(Connection, path)
-        models = [ModelState("m", self.state, version=f"v{self.number}", detail="its weights are gone")]
+        models = [
+            ModelState(
+                "m",
+                self.state,
+                version=f"v{self.number}",
+                detail="its weights are gone",
+                report=self.report,
+                example_seconds=0.5,
+            )
+        ]
         return Generation(self.device, self.number, path, models)
 
     async def infers(self, count: int) -> list[Infer]:
@@ -54,7 +66,7 @@ class Engine:
 
     def answer(self, frame: Infer) -> None:
         row = np.zeros(1, np.float32).tobytes()
-        self.connection.send(Result(frame.id, 1, row, np.zeros(1, np.int32).tobytes(), 0.0, 0.0))
+        self.connection.send(Result(frame.id, 1, row, np.zeros(1, np.int32).tobytes(), 0.0, 0.0, self.backlog, 0.5))
 
     def die(self) -> None:
         self.server.close()
@@ -183,7 +195,24 @@ def test_a_crash_sends_those_aboard_alone_and_those_who_queued_as_they_were(play
     play(story)
 
 
-@pytest.mark.parametrize("cause", ["SIGSEGV", "SIGABRT", "watchdog", "exit 3"])
+def test_a_request_to_a_model_that_is_not_repeatable_is_not_sent_again(play):
+    nothing = Figures(0, 0, 0, 0.0, 0.0, 0.0, [1], {1: 0.1}, 8, 0.0)
+    report = Report([RuleResult("repeatable", False, "It differs.", waived="dropout on purpose")], nothing, "today")
+
+    async def story(scene):
+        first = await scene.engine(report=report)
+        asked = scene.ask()
+        await first.infers(1)
+        await scene.end(first, "SIGKILL")
+        with pytest.raises(NotReplayed, match="may not run a request twice") as caught:
+            await asked
+        assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "1"})
+        assert not scene.client._orphans
+
+    play(story)
+
+
+@pytest.mark.parametrize("cause", ["SIGSEGV", "SIGABRT", "watchdog", "violation", "seal-broken", "exit 3"])
 def test_a_second_crash_alone_is_the_inputs_fault(play, cause):
     async def story(scene):
         asked = scene.ask()
@@ -282,13 +311,13 @@ def test_an_engines_failure_is_raised_as_the_refusal_it_names(play):
 
 def test_no_more_examples_are_admitted_than_there_are_places(play):
     async def story(scene):
-        with scene.client.admit(5):
-            with pytest.raises(Overloaded) as refused, scene.client.admit(4):
+        with scene.client.admit("m", 5, time.monotonic() + LIMIT):
+            with pytest.raises(Overloaded) as refused, scene.client.admit("m", 4, time.monotonic() + LIMIT):
                 pass
             assert int(refused.value.headers["Retry-After"]) >= 1
-            with scene.client.admit(3):
+            with scene.client.admit("m", 3, time.monotonic() + LIMIT):
                 pass
-        with scene.client.admit(8):
+        with scene.client.admit("m", 8, time.monotonic() + LIMIT):
             pass
 
     play(story, places=8)
@@ -305,6 +334,54 @@ def test_the_engine_with_the_least_to_do_gets_the_next_request(play):
         scene.ask(), scene.ask()
         assert len(await first.infers(4)) == 4
         assert len(two) == 2
+
+    play(story)
+
+
+def test_what_would_come_after_its_deadline_is_refused_and_told_when_to_come_back(play):
+    async def story(scene):
+        engine = await scene.engine()
+        engine.backlog = 60.0
+        asked, waiting = scene.ask(), scene.ask()
+        first, _ = await engine.infers(2)
+        engine.answer(first)
+        await asked
+        late = scene.client.admit("m", 2, time.monotonic() + 20)
+        with pytest.raises(Overloaded, match="An answer would take about 6") as refused, late:
+            pass
+        assert 39 <= int(refused.value.headers["Retry-After"]) <= 43
+        with scene.client.admit("m", 2, time.monotonic() + 100):
+            pass
+        waiting.cancel()
+
+    play(story)
+
+
+def test_who_asks_an_idle_engine_is_let_in_however_short_the_deadline(play):
+    async def story(scene):
+        engine = await scene.engine()
+        asked = scene.ask()
+        (frame,) = await engine.infers(1)
+        engine.answer(frame)  # and says that an example takes half a second
+        await asked
+        with scene.client.admit("m", 8, time.monotonic() + 0.1):
+            pass
+
+    play(story)
+
+
+def test_a_request_goes_to_the_engine_that_will_be_done_first(play):
+    async def story(scene):
+        slow, fast = await scene.engine(device="cuda:0"), await scene.engine(device="cuda:1")
+        slow.backlog = 60.0
+        asked = [scene.ask(), scene.ask()]
+        for engine in (slow, fast):
+            (frame,) = await engine.infers(1)
+            engine.answer(frame)
+        await asyncio.gather(*asked)
+        for _ in range(3):
+            scene.ask()
+        assert len(await fast.infers(4)) == 4
 
     play(story)
 

@@ -27,6 +27,7 @@ figures = st.builds(
     saved_tensors=numbers,
     saved_bytes=numbers,
     sizes=st.lists(st.integers(1, 64)),
+    batch_seconds=st.dictionaries(st.integers(1, 64), floats),
     forwards=numbers,
     seconds=floats,
 )
@@ -58,6 +59,8 @@ frames = st.one_of(
         ids=st.binary(max_size=64),
         queue_seconds=floats,
         forward_seconds=floats,
+        backlog_seconds=floats,
+        example_seconds=floats,
     ),
     st.builds(wire.Failure, id=numbers, error=texts, detail=texts),
     st.builds(wire.Ready, device=texts, models=st.lists(states, max_size=2)),

@@ -275,7 +275,7 @@ def test_a_thread_is_as_it_was_after_a_proof_of_what_never_comes_back():
     with torch.inference_mode(False):  # to which the thread returns when the model is gone, and what it left open
         model = Model(leave)
         with torch.inference_mode():
-            report = prove(lambda pixels: model(pixels.float()), model, EXAMPLES, SIZES)
+            report = prove(model, model, EXAMPLES.float(), SIZES)
             assert torch.is_inference_mode_enabled()
         assert report.broken == ["inference-mode"]
         assert not torch.is_inference_mode_enabled()

@@ -1,0 +1,190 @@
+"""One batch to its answers: collate, forward, best classes; what fails is halved, down to the example that fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+import torch
+
+from service.engine.aboard import Aboard
+from service.engine.batcher import Batch, Part, Request, halves, split
+from service.engine.caps import Caps
+from service.engine.failures import is_device_lost, is_out_of_memory
+from service.engine.guard import CaughtError, Guard
+from service.engine.model import ServedModel
+from service.engine.pace import Pace
+from service.engine.wire import Failure, Infer, Result
+from service.errors import ModelFailed, ModelOutputInvalid, Refusal
+from service.metrics import Metrics
+from service.specs import ExitCode
+from service.tasks.classification import best_classes
+
+if TYPE_CHECKING:
+    from service.engine.process import FrontEndConnection
+
+log = structlog.get_logger()
+
+Answer = tuple[Request, Result | Failure]
+Rows = np.ndarray[Any, Any]
+
+#: A forward has so many times the longest that was ever seen, if that is more than the setting says.
+LIMIT_IN_LONGEST = 20
+
+
+@dataclass(slots=True)
+class Job:
+    """What a request carries through the batcher: its frame, who asked, and its answer as it grows."""
+
+    frame: Infer
+    connection: FrontEndConnection
+    probabilities: list[bytes] = field(default_factory=list)
+    ids: list[bytes] = field(default_factory=list)
+    done: int = 0
+    queue_seconds: float = 0.0
+    forward_seconds: float = 0.0
+
+
+class Runner:
+    """Runs batches, in the worker thread.
+
+    Args:
+        models, guards: by name, what is served and what watches over it.
+        aboard: where the ids in the current forward are written, and until when it must be over.
+        caps: learns from what a batch's size did.
+        pace: learns from how long it took.
+        cancel: called with the id of a request that has its answer already, so that the rest of it need not run.
+        watchdog_seconds: the shortest time after which a forward counts as one that does not end.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        guards: Mapping[str, Guard],
+        aboard: Aboard,
+        caps: Caps,
+        pace: Pace,
+        cancel: Callable[[int], None],
+        watchdog_seconds: float,
+        metrics: Metrics,
+    ) -> None:
+        self._models = models
+        self._guards = guards
+        self._aboard = aboard
+        self._caps = caps
+        self._pace = pace
+        self._cancel = cancel
+        self._watchdog_seconds = watchdog_seconds
+        self._metrics = metrics
+
+    def run(self, batch: Batch) -> list[Answer]:
+        """Answers of every request that this batch completes.
+
+        Raises:
+            CaughtError: the process must end; who was aboard is left in the file.
+        """
+        self._aboard.board([part.request.id for part in batch.parts])
+        answers = self._attempt(batch.model, batch.parts)
+        self._aboard.clear()
+        self._caps.went_well(batch.model, batch.size)
+        return answers
+
+    def _attempt(self, name: str, parts: Sequence[Part]) -> list[Answer]:
+        """Run a batch, or its halves; a model is pure, so running an example again is safe."""
+        size = sum(part.stop - part.start for part in parts)
+        try:
+            return self._forward(name, parts, size)
+        except CaughtError:
+            raise
+        except Refusal as refusal:
+            return self._fail(parts, refusal.name, refusal.detail)
+        except BaseException as error:  # a model may even call sys.exit
+            self._understand(name, size, error)
+            if size == 1:
+                return self._fail(parts, ModelFailed.name, f"The model's forward raised {type(error).__name__}.")
+        smaller = split(parts, halves(size, self._models[name].sizes))
+        return [answer for half in smaller for answer in self._attempt(name, half)]
+
+    def _understand(self, name: str, size: int, error: BaseException) -> None:
+        """Log a failed forward, and draw the consequence: a smaller cap, or the end of the process."""
+        traceback = error if size == 1 else None
+        log.warning("forward failed", model=name, examples=size, error=type(error).__name__, exc_info=traceback)
+        if is_device_lost(error):
+            raise CaughtError(name, ExitCode.DEVICE_LOST, f"the device is lost: {type(error).__name__}") from error
+        if is_out_of_memory(error):
+            self._caps.too_large(name, size)
+            torch.cuda.empty_cache()
+
+    def _forward(self, name: str, parts: Sequence[Part], size: int) -> list[Answer]:
+        model = self._models[name]
+        began = time.monotonic()
+        self._aboard.due(began + max(self._watchdog_seconds, LIMIT_IN_LONGEST * self._pace.longest(name)))
+        pixels = model.collate(part_pixels(part.request, part.start, part.stop) for part in parts)
+        collated = time.monotonic()
+        logits = model.run_batch(pixels)
+        forwarded = time.monotonic()
+        self._guards[name].look(logits)
+        top_k = max(part.request.payload.frame.top_k for part in parts)
+        probabilities, ids = (rows.numpy() for rows in best_classes(logits, top_k))
+        finished = time.monotonic()
+        self._pace.record(name, size, finished - began)
+
+        stage = self._metrics.stage_duration
+        stage.labels(name, "collate").observe(collated - began)
+        stage.labels(name, "forward").observe(forwarded - collated)
+        stage.labels(name, "postprocess").observe(finished - forwarded)
+        self._metrics.batch_size.labels(name).observe(size)
+
+        answers: list[Answer] = []
+        row = 0
+        for part in parts:
+            rows = slice(row, row + part.stop - part.start)
+            row = rows.stop
+            job: Job = part.request.payload
+            job.queue_seconds = began - part.request.added
+            job.forward_seconds += finished - collated
+            answers += self._give(part, probabilities[rows], ids[rows])
+        return answers
+
+    def _give(self, part: Part, probabilities: Rows, ids: Rows) -> list[Answer]:
+        """Add a part's rows to its request's answer; the answer, if that completes it."""
+        job: Job = part.request.payload
+        if not np.isfinite(probabilities).all():  # one NaN or infinite score makes every probability NaN
+            return self._fail([part], ModelOutputInvalid.name, "The model's scores for this input are no numbers.")
+        k = min(job.frame.top_k, probabilities.shape[1])
+        job.probabilities.append(probabilities[:, :k].tobytes())
+        job.ids.append(ids[:, :k].tobytes())
+        job.done += part.stop - part.start
+        if job.done < part.request.count:
+            return []
+        self._metrics.stage_duration.labels(part.request.model, "queue").observe(job.queue_seconds)
+        return [(part.request, _result(job, k))]
+
+    def _fail(self, parts: Sequence[Part], error: str, detail: str) -> list[Answer]:
+        for part in parts:
+            self._cancel(part.request.id)
+        return [(part.request, Failure(part.request.id, error, detail)) for part in parts]
+
+
+def part_pixels(request: Request, start: int, stop: int) -> memoryview:
+    """The bytes of examples `start` to `stop` of a request, without a copy."""
+    frame: Infer = request.payload.frame
+    size = len(frame.pixels) // frame.count
+    return memoryview(frame.pixels)[start * size : stop * size]
+
+
+def _result(job: Job, k: int) -> Result:
+    return Result(
+        id=job.frame.id,
+        k=k,
+        probabilities=b"".join(job.probabilities),
+        ids=b"".join(job.ids),
+        queue_seconds=job.queue_seconds,
+        forward_seconds=job.forward_seconds,
+        backlog_seconds=0.0,
+        example_seconds=0.0,
+    )

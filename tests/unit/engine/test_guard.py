@@ -1,0 +1,199 @@
+"""The guard sees a graph and a write after the batch that made it, and every flipped bit when it has hashed."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from service.engine import guard as guard_module
+from service.engine.guard import BUSY_SHARE, IDLE_AFTER_SECONDS, REST_SECONDS, CaughtError, Guard, SealWatch
+from service.loader.freeze import PIECE_BYTES, freeze, seal
+from service.specs import ExitCode
+
+
+def model(*layers):
+    module = nn.Sequential(*(layers or (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))))
+    freeze(module)
+    return module
+
+
+def guarded(module):
+    return Guard("m", module, seal(module))
+
+
+def answer(module):
+    return module(torch.ones(2, 3, 4, 4))
+
+
+def hashed(guard):
+    """One pass over the weights; how many steps it took."""
+    return sum(1 for _ in guard.hash_once())
+
+
+def test_what_was_proven_is_not_caught():
+    module = model()
+    guard = guarded(module)
+    with torch.inference_mode():
+        for _ in range(3):
+            guard.look(answer(module))
+        assert hashed(guard) > 0
+
+
+@pytest.mark.parametrize("given", [lambda m: m[3].bias, lambda m: m[3].weight[:2, :5]])
+def test_a_view_of_a_weight_is_an_answer_like_another(given):
+    module = model()
+    with torch.inference_mode():
+        guarded(module).look(given(module))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        (lambda: torch.ones(2, 5, requires_grad=True), "part of a gradient graph"),
+        (lambda: torch.ones(2, 5, requires_grad=True) * 2, "part of a gradient graph"),
+        (lambda: torch.ones(2, 5), "not made under inference_mode"),
+    ],
+)
+def test_outputs_of_a_graph_or_of_another_mode_are_a_violation(outputs, words):
+    module = model()
+    made = outputs()
+    with torch.inference_mode(), pytest.raises(CaughtError, match=words) as caught:
+        guarded(module).look(made)
+    assert (caught.value.model, caught.value.code) == ("m", ExitCode.VIOLATION)
+
+
+def test_a_forward_that_left_the_mode_off_is_a_violation():
+    module = model()
+    with torch.inference_mode():
+        outputs = answer(module)
+    with pytest.raises(CaughtError, match="left inference mode off"):
+        guarded(module).look(outputs)
+
+
+@pytest.mark.parametrize("name", ["0.weight", "3.bias", "1.running_mean", "1.num_batches_tracked"])
+def test_a_write_in_place_is_caught_after_the_batch(name):
+    module = model()
+    guard = guarded(module)
+    with torch.inference_mode():
+        module.state_dict(keep_vars=True)[name].add_(1)
+        with pytest.raises(CaughtError, match="written to in place") as caught:
+            guard.look(answer(module))
+    assert caught.value.code is ExitCode.SEAL_BROKEN
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["0.weight", "3.bias", "1.running_var"])
+def test_a_write_through_data_is_caught_by_the_hash_in_either_memory_format(name, layout):
+    module = model().to(memory_format=layout)
+    guard = guarded(module)
+    with torch.inference_mode():
+        tensor = module.state_dict(keep_vars=True)[name]
+        tensor.data[(0,) * tensor.dim()] += 1
+        guard.look(answer(module))
+        with pytest.raises(CaughtError, match="not to their seal") as caught:
+            hashed(guard)
+    assert caught.value.code is ExitCode.SEAL_BROKEN
+
+
+def test_one_flipped_bit_is_caught_by_the_hash():
+    module = model()
+    guard = guarded(module)
+    module[3].weight.data.view(torch.int32)[4, 15] ^= 1
+    with pytest.raises(CaughtError):
+        hashed(guard)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_weights_are_hashed_in_small_steps(layout):
+    module = model(nn.Conv2d(64, 512, 5)).to(memory_format=layout)
+    size = module[0].weight.numel() * 4
+    assert hashed(guarded(module)) >= size // PIECE_BYTES
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(guard_module, "time", clock)
+    return clock
+
+
+class Slow:
+    """A guard whose steps take 10 ms each by the clock."""
+
+    def __init__(self, clock, steps=3):
+        self.clock, self.steps, self.passes = clock, steps, 0
+
+    def hash_once(self):
+        for _ in range(self.steps):
+            self.clock.now += 0.01
+            yield
+        self.passes += 1
+
+
+def ran(watch, clock, seconds, busy):
+    """The share of so many seconds that hashing took."""
+    end, took = clock.now + seconds, 0.0
+    while clock.now < end:
+        if busy:
+            watch.worked()
+        if watch.due_in() == 0:
+            before = clock.now
+            watch.step()
+            took += clock.now - before
+        clock.now += 0.005
+    return took / seconds
+
+
+def test_under_load_hashing_takes_at_most_a_hundredth_of_the_time(clock):
+    share = ran(SealWatch([Slow(clock, steps=1000)]), clock, 100, busy=True)
+    assert BUSY_SHARE / 2 < share <= BUSY_SHARE
+
+
+def test_an_idle_worker_hashes_every_weight_within_a_minute(clock):
+    guards = [Slow(clock, steps=100), Slow(clock, steps=100)]
+    ran(SealWatch(guards), clock, 60, busy=False)
+    assert all(guard.passes >= 1 for guard in guards)
+
+
+def test_between_two_passes_it_rests(clock):
+    guard = Slow(clock, steps=1)
+    ran(SealWatch([guard]), clock, 10 * REST_SECONDS, busy=False)
+    assert 8 <= guard.passes <= 11
+
+
+def test_a_worker_is_idle_only_some_time_after_its_last_batch(clock):
+    watch = SealWatch([Slow(clock, steps=10)])
+    watch.step()
+    watch.worked()
+    assert watch.due_in() == pytest.approx(0.01 * (1 / BUSY_SHARE - 1))
+    clock.now += IDLE_AFTER_SECONDS
+    assert watch.due_in() == 0
+
+
+def test_with_no_model_there_is_nothing_to_hash():
+    assert SealWatch([]).due_in() is None
+
+
+def test_a_look_costs_next_to_nothing_beside_a_forward():
+    """A ratio from one run: the look after a batch is for every batch."""
+    module = model(*(layer for _ in range(20) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))))
+    guard = guarded(module)
+    pictures = torch.ones(8, 3, 64, 64)
+    with torch.inference_mode():
+        outputs = module(pictures)
+        times = {}
+        for name, work in (("look", lambda: guard.look(outputs)), ("forward", lambda: module(pictures))):
+            began = time.perf_counter()
+            for _ in range(20):
+                work()
+            times[name] = time.perf_counter() - began
+    assert times["look"] < times["forward"] / 10
