@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from service.audit.child import in_child
-from service.audit.figures import MODES, Audit, ModeFigures, complete
+from service.audit.figures import MODES, Audit, ModeFigures, in_words
 from service.audit.measure import Order, measure_mode, measure_reference
 from service.audit.output import print_json, print_pitfalls, print_table
 from service.audit.pictures import new_figure, write_page, write_plot
@@ -74,7 +74,8 @@ def run_audit(settings: Settings, model: str | None, batch_size: int) -> Audit:
         for mode in MODES:
             progress.update(task, description=mode, advance=1)
             modes.append(in_child(measure_mode, order, mode, reference))
-    complete(modes)
+    for figures in modes:
+        figures.words = in_words(figures)
     return Audit(model=folder.name, device=device, batch_size=batch_size, weights_bytes=weights_bytes, modes=modes)
 
 

@@ -33,7 +33,7 @@ class ModeFigures(msgspec.Struct, kw_only=True):
         peak_bytes: the most memory that tensors took at once during a forward, the weights not among them.
         rss_bytes: by how much the process grew in it, as the kernel counts: with what operators take for themselves,
             such as oneDNN's copies in a layout of its own. None on a GPU.
-        latency_ms: median of several forwards; `latency_ratio` is to that of `eval+inference_mode`.
+        latency_ms: median of several forwards. `latency_ratio` is to `eval+inference_mode`, which took turns with them.
         max_difference: from each example's answer alone under eval() and inference_mode, as a share of the largest.
         batchnorm_changed: whether a forward moved BatchNorm's statistics; None for a model that has none.
         repeatable: whether the same batch twice gave the same bits.
@@ -73,15 +73,6 @@ class Audit(msgspec.Struct, kw_only=True):
     batch_size: int
     weights_bytes: int
     modes: list[ModeFigures]
-
-
-def complete(modes: list[ModeFigures]) -> None:
-    """Fill in what takes all of them: the ratio of latencies; then each one's sentence."""
-    yardstick = next((figures.latency_ms for figures in modes if figures.mode == YARDSTICK), None)
-    for figures in modes:
-        if yardstick and figures.latency_ms is not None:
-            figures.latency_ratio = figures.latency_ms / yardstick
-        figures.words = in_words(figures)
 
 
 def in_words(figures: ModeFigures) -> str:

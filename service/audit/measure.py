@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from service.allocator import keep_freed_memory
 from service.audit.child import answering
-from service.audit.figures import ModeFigures
+from service.audit.figures import YARDSTICK, ModeFigures
 from service.audit.modes import PLAIN_MODES, classifier_of
 from service.audit.sensors import GraphWatch, MemoryTally, batchnorm_statistics, known_tensors
 from service.cores import usable_cores
@@ -31,7 +32,7 @@ from service.loader.repository import ModelFolder
 from service.loader.weights import build, resolved_input
 
 #: Latency is the median of so many forwards, or of as many as fit into the time, but never of fewer than the least.
-MOST_FORWARDS, LEAST_FORWARDS, LATENCY_SECONDS = 30, 3, 1.0
+MOST_FORWARDS, LEAST_FORWARDS, LATENCY_SECONDS = 30, 5, 2.0
 
 _RESET_PEAK = Path("/proc/self/clear_refs")
 
@@ -48,13 +49,20 @@ class Order:
 
 @dataclass
 class Subject:
-    """A model in a mode: `run` takes `(N, 3, H, W) uint8` and gives the module's output, inside `context()`."""
+    """A model in a mode: `run` takes `(N, 3, H, W) uint8` and gives the module's output, inside `context()`.
+
+    Attributes:
+        prepare: puts the module into the mode, again after another subject of the same module had it.
+        yardstick: makes the subject that its latency is held against.
+    """
 
     module: nn.Module
     run: Callable[[Tensor], Any]
     context: Callable[[], AbstractContextManager[object]]
     pixels: Tensor
     device: torch.device
+    prepare: Callable[[], object]
+    yardstick: Callable[[], Subject]
     layout: str = "contiguous"
 
     def forward(self) -> Tensor:
@@ -71,7 +79,7 @@ class Subject:
 def measure_reference(connection: Connection, order: Order) -> None:
     """Entry point of the first child: sends the weights' size and each example's answer alone, eval() and frozen."""
     with answering(connection) as answer:
-        subject = plain_subject(order, "eval+inference_mode")
+        subject = plain_subject(order, YARDSTICK)
         freeze(subject.module)
         with torch.inference_mode():
             rows = [subject.run(subject.pixels[i : i + 1]).float().cpu() for i in range(order.batch_size)]
@@ -89,14 +97,18 @@ def plain_subject(order: Order, mode: str) -> Subject:
     """The module as its author gave it, put into a mode, behind the normalisation that serving does."""
     device = _begin(order)
     module = build(order.folder).float().to(device)
-    spec = resolved_input(order.folder)
+    spec, classifier = resolved_input(order.folder), classifier_of(order.folder, module)
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
-    PLAIN_MODES[mode].prepare(module, classifier_of(order.folder, module))
+    pixels = probes(order.batch_size, spec.crop)
 
     def run(pixels: Tensor) -> Any:
         return module(pixels.to(device).to(torch.float32).sub_(mean).div_(std))
 
-    return Subject(module, run, PLAIN_MODES[mode].context, probes(order.batch_size, spec.crop), device)
+    def in_mode(name: str) -> Subject:
+        prepare = partial(PLAIN_MODES[name].prepare, module, classifier)
+        return Subject(module, run, PLAIN_MODES[name].context, pixels, device, prepare, partial(in_mode, YARDSTICK))
+
+    return in_mode(mode)
 
 
 def served_subject(order: Order) -> Subject:
@@ -107,7 +119,9 @@ def served_subject(order: Order) -> Subject:
     served.tune(None, torch.get_num_threads())
     pixels = probes(order.batch_size, loaded.input.crop)
     layout = served.tuning.memory_format.removesuffix("_format")
-    return Subject(loaded.module, served.run_batch, torch.inference_mode, pixels, device, layout)
+    yardstick = partial(plain_subject, order, YARDSTICK)  # a module of its own: this one's weights are laid out anew
+    mode = torch.inference_mode
+    return Subject(loaded.module, served.run_batch, mode, pixels, device, lambda: None, yardstick, layout)
 
 
 def _begin(order: Order) -> torch.device:
@@ -124,12 +138,13 @@ def figures_of(subject: Subject, mode: str, reference: Tensor) -> ModeFigures:
     """
     figures = ModeFigures(mode=mode, layout=subject.layout, parameters=len(list(subject.module.parameters())))
     try:
+        subject.prepare()
         _measure_memory(subject, figures)
         first = _measure_graph(subject, figures)
         figures.max_difference = _difference(first, reference)
         figures.repeatable = torch.equal(subject.forward().detach(), subject.forward().detach())
         keep_freed_memory()  # as an engine does; only now, because it hides what a forward takes
-        figures.latency_ms = _latency_ms(subject)
+        _measure_latency(subject, figures)
         _measure_backward(subject, figures)
     except (RuntimeError, ValueError, TypeError, ModelOutputInvalid) as error:
         figures.error = _first_line(error)
@@ -193,15 +208,23 @@ def _difference(output: Tensor, reference: Tensor) -> float:
     return ((output - reference).abs().max() / reference.abs().max().clamp(min=1e-30)).item()
 
 
-def _latency_ms(subject: Subject) -> float:
-    """Median of forwards, each with the graph of the one before already dropped."""
+def _measure_latency(subject: Subject, figures: ModeFigures) -> None:
+    """Medians. The yardstick takes turns with the mode, so that a busy machine slows both alike."""
+    yardstick = subject.yardstick()
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < LEAST_FORWARDS or (len(pairs) < MOST_FORWARDS and sum(map(sum, pairs)) < LATENCY_SECONDS):
+        pairs.append((_timed(subject), _timed(yardstick)))
+    figures.latency_ms = statistics.median(seconds for seconds, _ in pairs) * 1000
+    figures.latency_ratio = statistics.median(seconds / against for seconds, against in pairs)
+    subject.prepare()
+
+
+def _timed(subject: Subject) -> float:
+    """Seconds of a forward, with the graph of the one before already dropped."""
+    subject.prepare()
+    began = time.perf_counter()
     subject.forward()
-    seconds: list[float] = []
-    while len(seconds) < LEAST_FORWARDS or (len(seconds) < MOST_FORWARDS and sum(seconds) < LATENCY_SECONDS):
-        began = time.perf_counter()
-        subject.forward()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds) * 1000
+    return time.perf_counter() - began
 
 
 def _measure_backward(subject: Subject, figures: ModeFigures) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -63,8 +64,15 @@ def print_pitfalls(audit: ScriptAudit) -> None:
     """A paragraph a pitfall: the line, what was seen, what it costs, what to write instead."""
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for found in audit.pitfalls:
-        console.print(f"[bold]{escape(f'{found.file}:{found.line}')}: {found.pitfall}[/bold]", soft_wrap=True)
+        place = f"{_shortest(found.file)}:{found.line}"
+        console.print(f"[bold]{escape(place)}: {found.pitfall}[/bold]", soft_wrap=True)
         console.print(f"  {escape(found.what)} {escape(found.cost)}\n  Fix: {escape(found.fix)}.")
     kind = "training" if audit.training else "inference"
-    found_words = f"{len(audit.pitfalls)} pitfalls" if audit.pitfalls else "No pitfall"
+    found_words = {0: "No pitfall", 1: "1 pitfall"}.get(len(audit.pitfalls), f"{len(audit.pitfalls)} pitfalls")
     console.print(f"{found_words} in {audit.calls} calls of {escape(audit.script)} ({kind}).")
+
+
+def _shortest(file: str) -> str:
+    """A path as people type it: from the working directory where it is inside."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

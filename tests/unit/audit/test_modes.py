@@ -100,7 +100,7 @@ def test_each_mode_gives_all_figures_and_a_sentence(modes):
         assert figures.error == ""
         assert figures.latency_ms > 0
         assert figures.words.endswith(".")
-    assert modes["eval+inference_mode"].latency_ratio == 1
+    assert 0.5 < modes["eval+inference_mode"].latency_ratio < 2, "it is held against itself"
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from service.audit.figures import MODES, Audit, ModeFigures, complete, megabytes
+from service.audit.figures import MODES, Audit, ModeFigures, in_words, megabytes
 from service.audit.pictures import write_page, write_plot
 from service.errors import ConfigurationError
 
@@ -20,7 +20,7 @@ def audit():
         for size, mode in enumerate(MODES)
     ]
     modes[0] = ModeFigures(mode=MODES[0], error="<no targets>")
-    complete(modes)
+    modes[0].words = in_words(modes[0])
     return Audit(model="a<b", device="cpu", batch_size=8, weights_bytes=5000, modes=modes)
 
 
