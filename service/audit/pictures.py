@@ -12,6 +12,8 @@ from service.errors import ConfigurationError
 
 #: Serves every panel: what gradients cost is blue, what is measured in time is orange.
 BLUE, ORANGE = "#1f5fa8", "#c8591b"
+#: Behind a label, so that no line runs through it.
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
 Value = Callable[[ModeFigures], float | None]
 
@@ -50,7 +52,7 @@ def bars(axes: Any, title: str, colour: str, rows: Sequence[tuple[str, float | N
     """Horizontal bars with their values at their ends."""
     values = [value or 0.0 for _, value in rows]
     drawn = axes.barh([name for name, _ in rows], values, color=colour)
-    axes.bar_label(drawn, [_label(value) for _, value in rows], padding=3, fontsize=9)
+    axes.bar_label(drawn, [_label(value) for _, value in rows], padding=3, fontsize=9, bbox=_PAPER)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlim(0, max([*values, 1e-9]) * 1.22)  # room for the largest one's label
     axes.spines[["top", "right"]].set_visible(False)

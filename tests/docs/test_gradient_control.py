@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from service.audit.figures import Audit
-from service.audit.gallery import draw, kept, memory_of, modes_table, pictures, vgg16_in, vgg16_table
+from service.audit.gallery import draw, kept, memory_of, modes_table, pictures, slowdown, vgg16_in, vgg16_table
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "gradient-control.md").read_text()
@@ -65,6 +65,10 @@ def test_the_audit_of_the_pages_script_prints_what_the_page_says(tmp_path):
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_tables_of_modes_are_those_of_the_figures(number):
     assert modes_table(msgspec.convert(NUMBERS["modes"][number], Audit)) in PAGE
+
+
+def test_the_time_that_a_graph_costs_is_that_of_the_figures():
+    assert slowdown(msgspec.convert(NUMBERS["modes"], list[Audit])) in PAGE.replace("\n", " ")
 
 
 def test_vgg16s_table_is_that_of_the_figures():
