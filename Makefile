@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick lint bench faults models docs soak debian
+.PHONY: help serve test quick lint bench faults models docs figures soak debian
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,9 @@ models: $(INSTALLED)  ## Prove torchvision's 80 models and write docs/models.md 
 
 docs: $(INSTALLED)  ## The documentation as pages, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+figures: $(INSTALLED)  ## Measure and draw the figures of docs/gradient-control.md again
+	$(BIN)/python -m service.audit.gallery docs/figures
 
 soak: $(INSTALLED) debian  ## The long forms of the timed tests
 	$(BIN)/python -m pytest -m soak -s --timeout 3600 $(ARGS)

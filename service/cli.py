@@ -180,7 +180,30 @@ def _bench(
     raise typer.Exit(1 if failures else 0)
 
 
+def _audit(
+    flags: dict[str, Any],
+    model: Annotated[str | None, typer.Argument(help="A model, or torchvision:NAME; else the default one.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Examples in the batch.")] = 8,
+    script: Annotated[str | None, typer.Option(help="app.py:NAME or module:NAME, to look for its pitfalls.")] = None,
+    shape: Annotated[str, typer.Option(help="With --script: the shape of one example.")] = "3,224,224",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the modes into a PNG.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the modes as a page.")] = None,
+) -> None:
+    """Compare gradient modes on a model; or, with --script, list an inference function's pitfalls (exit 1)."""
+    from service.audit.command import audit_model, audit_script
+
+    settings = read_settings(flags)
+    if script is None:
+        audit_model(settings, model, batch_size, json, plot, html)
+        raise typer.Exit
+    if model or plot or html:
+        raise ConfigurationError(["--script stands alone; leave MODEL, --plot and --html out"])
+    raise typer.Exit(audit_script(settings, script, shape, batch_size, json))
+
+
 app.command("serve")(with_settings(_serve))
 app.command("predict")(with_settings(_predict, "models", "default_model", "device", "threads", "max_pixels"))
 app.command("check")(with_settings(_check, "models", "device", "threads"))
 app.command("bench")(with_settings(_bench, "models", "default_model", "device", "threads"))
+app.command("audit")(with_settings(_audit, "models", "default_model", "device", "threads"))

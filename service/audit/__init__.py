@@ -1,0 +1,1 @@
+"""`gradless audit`: what gradient control costs and saves, on anybody's model or inference function."""

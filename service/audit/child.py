@@ -1,0 +1,90 @@
+"""Work in a fresh child process, for who needs one whose memory and modes nobody has touched."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from service.errors import ConfigurationError
+
+#: A child that takes longer hangs; the largest models take a tenth of it.
+CHILD_SECONDS = 300.0
+
+#: For the fork server and so for all children. numpy's import would start threads, which no fork survives. And a thread
+#: that waits for another shall sleep: while something else had one of two cores, waiting in a loop made a forward of
+#: resnet18 take 0.9 to 4.0 s, sleeping 0.21.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+_context = multiprocessing.get_context("forkserver")
+
+
+class answering:  # noqa: N801 (it is used as `with answering(…)`)
+    """In the child: gives the function that sends its answer. A ConfigurationError is sent too, to be raised there."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> Callable[..., None]:
+        return lambda answer: self._connection.send(("answer", answer))
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, ConfigurationError):
+            self._connection.send(("problems", error.problems))
+        return isinstance(error, ConfigurationError)
+
+
+def in_child(target: Callable[..., None], *args: Any, raw: bool = False) -> Any:
+    """What a fresh process answers through the connection that it is given first.
+
+    Raises:
+        ConfigurationError: what the child found wrong, or it died, or hung.
+    """
+    _start_fork_server()
+    receiving, sending = _context.Pipe(duplex=False)
+    process = _context.Process(target=target, args=(sending, *args), daemon=True)
+    with receiving:
+        process.start()
+        sending.close()
+        try:
+            if not receiving.poll(CHILD_SECONDS):
+                raise ConfigurationError([f"audit: the model took over {CHILD_SECONDS:g} s; try a smaller batch"])
+            answer = receiving.recv_bytes() if raw else _unpacked(receiving.recv())
+            process.join(10)
+            return answer
+        except EOFError:
+            process.join(10)
+            raise ConfigurationError([_death(process.exitcode)]) from None
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+
+
+def _start_fork_server() -> None:
+    """A process that has torch imported, so that a child starts in milliseconds; it ends with this one."""
+    _context.set_forkserver_preload(["torch", "torchvision.models"])
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _unpacked(message: tuple[str, Any]) -> Any:
+    kind, content = message
+    if kind == "problems":
+        raise ConfigurationError(content)
+    return content
+
+
+def _death(code: int | None) -> str:
+    """A signal is most often the kernel's, for want of memory; any other end has its traceback above."""
+    if code is not None and code < 0:
+        return f"audit: its process was ended by signal {-code}; if that is 9, try a smaller --batch-size"
+    return "audit: its process ended early; what it raised is above"

@@ -1,0 +1,242 @@
+"""One mode, measured in the process that runs this: it loads the model afresh and has the memory for itself."""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from service.allocator import keep_freed_memory
+from service.audit.child import answering
+from service.audit.figures import YARDSTICK, ModeFigures
+from service.audit.modes import PLAIN_MODES, classifier_of
+from service.audit.sensors import GraphWatch, MemoryTally, batchnorm_statistics, known_tensors
+from service.cores import usable_cores
+from service.engine.model import ServedModel
+from service.errors import ModelOutputInvalid
+from service.loader.freeze import freeze, memory_bytes
+from service.loader.load import load
+from service.loader.probes import probes
+from service.loader.repository import ModelFolder
+from service.loader.weights import build, resolved_input
+
+#: Latency is the median of so many forwards, or of as many as fit into the time, but never of fewer than the least.
+MOST_FORWARDS, LEAST_FORWARDS, LATENCY_SECONDS = 30, 5, 2.0
+
+_RESET_PEAK = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a child is to do. `threads` 0 is as many as there are cores."""
+
+    folder: ModelFolder
+    device: str
+    batch_size: int
+    threads: int
+
+
+@dataclass
+class Subject:
+    """A model in a mode: `run` takes `(N, 3, H, W) uint8` and gives the module's output, inside `context()`.
+
+    Attributes:
+        prepare: puts the module into the mode, again after another subject of the same module had it.
+        yardstick: makes the subject that its latency is held against.
+    """
+
+    module: nn.Module
+    run: Callable[[Tensor], Any]
+    context: Callable[[], AbstractContextManager[object]]
+    pixels: Tensor
+    device: torch.device
+    prepare: Callable[[], object]
+    yardstick: Callable[[], Subject]
+    layout: str = "contiguous"
+
+    def forward(self) -> Tensor:
+        """The first tensor of the output: some models give more while they train."""
+        with self.context():
+            output = next((leaf for leaf in tree_leaves(self.run(self.pixels)) if isinstance(leaf, Tensor)), None)
+        if output is None:
+            raise ModelOutputInvalid("The model gave no tensor.")
+        if output.device.type == "cuda":
+            torch.cuda.synchronize(output.device)
+        return output
+
+
+def measure_reference(connection: Connection, order: Order) -> None:
+    """Entry point of the first child: sends the weights' size and each example's answer alone, eval() and frozen."""
+    with answering(connection) as answer:
+        subject = plain_subject(order, YARDSTICK)
+        freeze(subject.module)
+        with torch.inference_mode():
+            rows = [subject.run(subject.pixels[i : i + 1]).float().cpu() for i in range(order.batch_size)]
+        answer((sum(memory_bytes(subject.module).values()), torch.cat(rows).numpy()))
+
+
+def measure_mode(connection: Connection, order: Order, mode: str, reference: Any) -> None:
+    """Entry point of a mode's child: sends its figures."""
+    with answering(connection) as answer:
+        subject = served_subject(order) if mode == "served" else plain_subject(order, mode)
+        answer(figures_of(subject, mode, torch.from_numpy(reference)))
+
+
+def plain_subject(order: Order, mode: str) -> Subject:
+    """The module as its author gave it, put into a mode, behind the normalisation that serving does."""
+    device = _begin(order)
+    module = build(order.folder).float().to(device)
+    spec, classifier = resolved_input(order.folder), classifier_of(order.folder, module)
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    pixels = probes(order.batch_size, spec.crop)
+
+    def run(pixels: Tensor) -> Any:
+        return module(pixels.to(device).to(torch.float32).sub_(mean).div_(std))
+
+    def in_mode(name: str) -> Subject:
+        prepare = partial(PLAIN_MODES[name].prepare, module, classifier)
+        return Subject(module, run, PLAIN_MODES[name].context, pixels, device, prepare, partial(in_mode, YARDSTICK))
+
+    return in_mode(mode)
+
+
+def served_subject(order: Order) -> Subject:
+    """The function that answers requests, tuned and warmed up as an engine does it."""
+    device = _begin(order)
+    loaded = load(order.folder)
+    served = ServedModel(loaded, order.folder.card, device)
+    served.tune(None, torch.get_num_threads())
+    pixels = probes(order.batch_size, loaded.input.crop)
+    layout = served.tuning.memory_format.removesuffix("_format")
+    yardstick = partial(plain_subject, order, YARDSTICK)  # a module of its own: this one's weights are laid out anew
+    mode = torch.inference_mode
+    return Subject(loaded.module, served.run_batch, mode, pixels, device, lambda: None, yardstick, layout)
+
+
+def _begin(order: Order) -> torch.device:
+    torch.set_num_threads(order.threads or usable_cores())
+    torch.manual_seed(0)
+    return torch.device(order.device)
+
+
+def figures_of(subject: Subject, mode: str, reference: Tensor) -> ModeFigures:
+    """Every figure of a mode; what the model raises in it is a figure too.
+
+    Args:
+        reference: `(N, classes) float32`.
+    """
+    figures = ModeFigures(mode=mode, layout=subject.layout, parameters=len(list(subject.module.parameters())))
+    try:
+        subject.prepare()
+        _measure_memory(subject, figures)
+        first = _measure_graph(subject, figures)
+        figures.max_difference = _difference(first, reference)
+        figures.repeatable = torch.equal(subject.forward().detach(), subject.forward().detach())
+        keep_freed_memory()  # as an engine does; only now, because it hides what a forward takes
+        _measure_latency(subject, figures)
+        _measure_backward(subject, figures)
+    except (RuntimeError, ValueError, TypeError, ModelOutputInvalid) as error:
+        figures.error = _first_line(error)
+    return figures
+
+
+def _measure_memory(subject: Subject, figures: ModeFigures) -> None:
+    subject.forward()  # what is made once, such as primitives and threads, is not this forward's
+    if subject.device.type == "cuda":
+        figures.peak_bytes = _cuda_peak(subject)
+        return
+    figures.rss_bytes = _rss_growth(subject)
+    with MemoryTally(known_tensors(subject.module, subject.pixels)) as tally:
+        subject.forward()
+    figures.peak_bytes = tally.peak_bytes
+
+
+def _cuda_peak(subject: Subject) -> int:
+    torch.cuda.synchronize(subject.device)
+    before = torch.cuda.memory_allocated(subject.device)
+    torch.cuda.reset_peak_memory_stats(subject.device)
+    subject.forward()
+    return torch.cuda.max_memory_allocated(subject.device) - before
+
+
+def _rss_growth(subject: Subject) -> int | None:
+    """By how much a forward makes the process grow, in bytes; None where the kernel does not tell.
+
+    What malloc keeps from earlier would hide it, so malloc gives that back first.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None or not _RESET_PEAK.exists():
+        return None
+    trim(0)
+    _RESET_PEAK.write_text("5")  # proc(5): the peak starts again from what the process has now
+    before = _resident("VmRSS")
+    subject.forward()
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def _measure_graph(subject: Subject, figures: ModeFigures) -> Tensor:
+    """Count one forward, and give its output without its graph."""
+    before = batchnorm_statistics(subject.module)
+    with GraphWatch(known_tensors(subject.module, subject.pixels)) as watch:
+        output = subject.forward()
+    figures.graph_nodes, figures.held_bytes = watch.graph_nodes, watch.held_bytes
+    figures.saved_tensors, figures.saved_bytes = watch.saved_tensors, watch.saved_bytes
+    after = batchnorm_statistics(subject.module)
+    if before:
+        figures.batchnorm_changed = any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    return output.detach().float().cpu()
+
+
+def _difference(output: Tensor, reference: Tensor) -> float:
+    """The largest difference, as a share of the largest reference."""
+    return ((output - reference).abs().max() / reference.abs().max().clamp(min=1e-30)).item()
+
+
+def _measure_latency(subject: Subject, figures: ModeFigures) -> None:
+    """Medians. The yardstick takes turns with the mode, so that a busy machine slows both alike."""
+    yardstick = subject.yardstick()
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < LEAST_FORWARDS or (len(pairs) < MOST_FORWARDS and sum(map(sum, pairs)) < LATENCY_SECONDS):
+        pairs.append((_timed(subject), _timed(yardstick)))
+    figures.latency_ms = statistics.median(seconds for seconds, _ in pairs) * 1000
+    figures.latency_ratio = statistics.median(seconds / against for seconds, against in pairs)
+    subject.prepare()
+
+
+def _timed(subject: Subject) -> float:
+    """Seconds of a forward, with the graph of the one before already dropped."""
+    subject.prepare()
+    began = time.perf_counter()
+    subject.forward()
+    return time.perf_counter() - began
+
+
+def _measure_backward(subject: Subject, figures: ModeFigures) -> None:
+    """backward() from a loss over the output, outside the mode: whether there is a graph was settled in forward."""
+    output = subject.forward()
+    try:
+        output.float().square().mean().backward()  # type: ignore[no-untyped-call]
+        figures.backward = True
+    except RuntimeError as error:
+        figures.backward, figures.backward_error = False, _first_line(error)
+    figures.gradients = [name for name, p in subject.module.named_parameters() if p.grad is not None]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,5 @@
+"""The callable is a module."""
+
+from net import Net
+
+predict = Net().eval().requires_grad_(False)
