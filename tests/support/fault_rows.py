@@ -12,7 +12,7 @@ _DECODER = "service/tasks/classification.py"
 
 ROWS = [
     Row(
-        "I1-I3, I8-I11",
+        "I1-I3, I9-I11",
         "empty, random, truncated bytes; JSON of every wrong shape; bad base64, methods, paths, `top_k`",
         ("test_bad_input_gets_its_status_and_words_that_help", "test_wrong_methods_and_paths_are_problems_too"),
         Broken("an empty body is let through", "service/frontend/limits.py", "if not body:", "if False:"),
@@ -35,19 +35,48 @@ ROWS = [
         (
             "test_a_body_over_the_limit_is_refused_from_its_content_length_alone",
             "test_a_chunked_body_is_refused_at_the_limit",
+            "test_i6_a_stated_length_over_the_limit_is_413_at_once_and_the_connection_ends",
+            "test_i6_a_client_that_goes_on_sending_reads_its_413_and_is_not_buffered",
+            "test_i6_a_lying_length_gets_an_answer_and_the_connection_ends",
         ),
         Broken(
             "no limit while reading",
             "service/frontend/limits.py",
             "if len(body) > settings.max_body_bytes:",
             "if False:",
+            "test_a_chunked_body_is_refused_at_the_limit",
         ),
+    ),
+    Row(
+        "I7",
+        "slow bodies, slow and endless headers, a thousand idle connections",
+        (
+            "test_i7_a_body_of_a_byte_a_second_is_408",
+            "test_i7_headers_that_do_not_end_are_408",
+            "test_i7_slow_headers_on_a_connection_that_has_been_answered_are_408_too",
+            "test_i7_endless_headers_are_431",
+            "test_i7_a_thousand_idle_connections_harm_nobody_and_are_closed",
+        ),
+        Broken(
+            "headers have all the time in the world",
+            "service/frontend/connection.py",
+            "self._timer = self.loop.call_later(self._limits.header_seconds, self._headers_too_slow)",
+            "pass",
+            "test_i7_headers_that_do_not_end_are_408",
+        ),
+    ),
+    Row(
+        "I8",
+        "JSON that is deep, wide or no JSON: an answer within 100 ms of its end",
+        ("test_i8_bad_json_is_refused_within_a_tenth_of_a_second_of_its_end",),
     ),
     Row(
         "I12",
         "one bad picture in a multipart of several",
         ("test_one_bad_picture_of_several_is_named",),
-        Broken("the words do not say which", "service/frontend/predict.py", "Picture {position} of", "A picture of"),
+        Broken(
+            "the words do not say which", "service/frontend/predict.py", "Picture {len(tensors)} of", "A picture of"
+        ),
     ),
     Row(
         "I14",
@@ -205,6 +234,36 @@ ROWS = [
         Broken("nobody is refused for the time it would take", _CLIENT, "if wait and finish > deadline:", "if False:"),
     ),
     Row(
+        "L2",
+        "every client leaves while its request waits or is being sent",
+        (
+            "test_l2_the_work_of_clients_who_left_never_reaches_the_device",
+            "test_l2_a_client_who_leaves_within_its_body_is_let_go",
+        ),
+        Broken(
+            "nobody is told that the client has left",
+            "service/frontend/connection.py",
+            "self._answering.cancel(ClientLeft.name)",
+            "pass",
+            "test_l2_the_work_of_clients_who_left_never_reaches_the_device",
+        ),
+    ),
+    Row(
+        "L6",
+        "2,000 keep-alive connections, and one too many",
+        (
+            "test_l6_two_thousand_connections_that_stay_are_served_and_served_again",
+            "test_l6_a_connection_too_many_is_told_when_to_come_back_and_the_others_stay",
+        ),
+        Broken(
+            "as many as come",
+            "service/frontend/connection.py",
+            "elif len(self.connections) > most:",
+            "elif False:",
+            "test_l6_a_connection_too_many_is_told_when_to_come_back_and_the_others_stay",
+        ),
+    ),
+    Row(
         "L3",
         "deadlines shorter than the queue",
         (
@@ -243,7 +302,7 @@ ROWS = [
         ),
         Broken(
             "idle connections are closed at once",
-            "service/frontend/app.py",
+            "service/frontend/server.py",
             "        await self._hear_out()\n",
             "",
             "test_c1_who_connected_just_before_the_door_closed_is_heard_out",
@@ -359,11 +418,58 @@ ROWS = [
         ),
     ),
     Row(
+        "S2",
+        "keys set: none, wrong, nearly right, in the query",
+        (
+            "test_s2_either_key_opens",
+            "test_s2_anything_else_is_401",
+            "test_s2_no_key_is_logged",
+            "test_s2_changed_keys_hold_soon_and_a_bad_file_changes_nothing",
+            "test_s2_a_file_without_keys_ends_the_start",
+        ),
+        Broken(
+            "keys are not looked at",
+            "service/frontend/predict.py",
+            "            self._keys.check(request.headers)\n",
+            "            pass\n",
+            "test_s2_anything_else_is_401",
+        ),
+    ),
+    Row(
+        "S6",
+        "operations on a port of their own",
+        (
+            "test_s6_what_operators_need_is_on_theirs_alone",
+            "test_s6_predictions_are_on_the_clients_port_alone",
+            "test_s6_two_ports_drain_under_load_and_lose_nothing",
+        ),
+        Broken(
+            "the clients' port has them too",
+            "service/frontend/app.py",
+            "operators = self._app() if apart else clients",
+            "operators = clients",
+            "test_s6_what_operators_need_is_on_theirs_alone",
+        ),
+    ),
+    Row(
+        "E13",
+        "64 file handles",
+        ("test_e13_with_64_file_handles_it_serves_fewer_connections_and_says_so",),
+    ),
+    Row(
         "S3",
         "a request id that would forge a header or a log line",
-        ("test_a_request_id_that_could_forge_a_header_or_a_log_line_is_replaced",),
+        (
+            "test_a_request_id_that_could_forge_a_header_or_a_log_line_is_replaced",
+            "test_s3_a_request_id_that_could_forge_is_replaced_in_the_answer_and_the_log",
+            "test_s3_a_path_forges_no_line_of_the_log",
+        ),
         Broken(
-            "any id is echoed", "service/frontend/problems.py", "if _SAFE_ID.fullmatch(stated) else", "if stated else"
+            "any id is echoed",
+            "service/frontend/problems.py",
+            "if _SAFE_ID.fullmatch(stated) else",
+            "if stated else",
+            "test_a_request_id_that_could_forge_a_header_or_a_log_line_is_replaced",
         ),
     ),
 ]
