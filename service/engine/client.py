@@ -229,6 +229,16 @@ class EngineClient:
             now = time.monotonic()
             min(fitting, key=lambda engine: (engine.forecast.load(now), engine.outstanding)).dispatch(pending)
         else:
+            self._hold(pending)
+
+    def _hold(self, pending: Pending) -> None:
+        """With no engine that serves it, a request waits for the next one, unless those that are up know better."""
+        state = self.models.get(pending.frame.model)
+        if self._engines and state is None:
+            pending.future.set_exception(ModelNotFound(f"{pending.frame.model} is not served any more."))
+        elif self._engines and state and state.state == "failed":
+            pending.future.set_exception(NotReady(state.detail))
+        else:
             self._orphans[pending.frame.id] = pending
 
     def _forget(self, pending: Pending) -> None:
@@ -277,7 +287,7 @@ class EngineClient:
             before.retire()
         orphans, self._orphans = self._orphans, {}
         for pending in orphans.values():
-            self._turn(pending)
+            self._dispatch(pending)
 
     def _all_models(self, newest: Generation) -> dict[str, ModelState]:
         """What the engines that are up tell, the newest last; who has failed there hides none that still serves."""
@@ -293,22 +303,19 @@ class EngineClient:
         engine = self._engines.get(retire.device)
         if engine and engine.generation.number == retire.number:
             del self._engines[retire.device]
+            self._tell_of_the_living()
             engine.retire()
 
-    def _turn(self, pending: Pending) -> None:
-        """An orphan goes to the new generation, unless that one cannot serve it."""
-        state = self.models.get(pending.frame.model)
-        if state is None:
-            pending.future.set_exception(ModelNotFound(f"{pending.frame.model} is not served any more."))
-        elif state.state == "failed" and not self.is_up(state.name):
-            pending.future.set_exception(NotReady(state.detail))
-        else:
-            self._dispatch(pending)
+    def _tell_of_the_living(self) -> None:
+        """After an engine has gone: what others serve is told as they serve it, or nobody could decode for them."""
+        for engine in self._engines.values():
+            self.models |= {state.name: state for state in engine.generation.models if state.state == "ready"}
 
     def connection_ended(self, engine: EngineConnection) -> None:
         """The stream has ended; what the engine died of comes from the supervisor, before or after."""
         if self._engines.get(engine.generation.device) is engine:
             del self._engines[engine.generation.device]
+            self._tell_of_the_living()
         if engine.failed or not engine.pending:
             self._replay(engine)
 

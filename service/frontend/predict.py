@@ -31,6 +31,8 @@ from service.tasks.classification import ImageDecoder
 
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 100
+#: A request is not decoded more often, whatever reloads do meanwhile.
+MOST_INPUT_CHANGES = 8
 
 
 class Class(msgspec.Struct):
@@ -121,7 +123,7 @@ class Predictor:
 
     async def _infer(self, ask: Ask, pictures: list[Picture]) -> tuple[Result, ModelState, float]:
         """The answer, the model that gave it, and seconds of decoding; decoded again if a reload changes the input."""
-        while True:
+        for _ in range(MOST_INPUT_CHANGES):
             began = time.monotonic()
             state = self._model(ask.model)
             pixels = await self._decode(state, pictures)
@@ -129,6 +131,7 @@ class Predictor:
             self._metrics_of(ask.model).decode.observe(decode_seconds)
             with contextlib.suppress(InputChangedError):
                 return *await self._client.infer(state, pixels, ask.top_k, ask.deadline), decode_seconds
+        raise NotReady(f"The input of {ask.model} changed {MOST_INPUT_CHANGES} times while this request was decoded.")
 
     def _model(self, name: str) -> ModelState:
         """The model as it is served now.

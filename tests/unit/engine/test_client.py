@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient, InputChangedError
+from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient, EngineConnection, InputChangedError
 from service.engine.wire import Cancel, Failed, Failure, FrameProtocol, Generation, Infer, ModelState, Result, Retire
 from service.errors import (
     DeadlineExceeded,
@@ -454,6 +454,46 @@ def test_a_model_that_is_gone_in_the_next_generation_is_refused(play):
         await scene.client.turn_to(Generation("cpu", 2, generation.socket, []))
         with pytest.raises(ModelNotFound):
             await asked
+
+    play(story)
+
+
+def test_a_request_that_was_decoded_while_its_model_went_is_refused_at_once(play):
+    async def story(scene):
+        engine = Engine(1)
+        scene.engines.append(engine)
+        generation = await engine.listen(scene.folder)
+        await scene.client.turn_to(Generation("cpu", 1, generation.socket, []))
+        with pytest.raises(ModelNotFound):
+            await scene.ask()
+
+    play(story)
+
+
+def test_when_the_newest_engine_goes_the_input_told_is_that_of_one_that_is_up(play):
+    async def story(scene):
+        await scene.engine(device="cuda:0", input=OLD)
+        second = await scene.engine(device="cuda:1", input=NEW)
+        assert scene.client.models["m"].input == NEW
+        second.die()
+        await until(lambda: scene.client.models["m"].input == OLD)
+
+    play(story)
+
+
+def test_an_engine_that_dies_while_it_is_connected_to_is_none_that_is_up(play, monkeypatch):
+    def dies(connection, transport):
+        FrameProtocol.connection_made(connection, transport)
+        transport.abort()
+
+    monkeypatch.setattr(EngineConnection, "connection_made", dies)
+
+    async def story(scene):
+        engine = Engine(1)
+        scene.engines.append(engine)
+        with pytest.raises(ConnectionResetError):
+            await scene.client.turn_to(await engine.listen(scene.folder))
+        assert not scene.client.is_up("m")
 
     play(story)
 
