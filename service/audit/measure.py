@@ -34,6 +34,8 @@ from service.loader.weights import build, resolved_input
 #: Latency is the median of so many forwards, or of as many as fit into the time, but never of fewer than the least.
 MOST_FORWARDS, LEAST_FORWARDS, LATENCY_SECONDS = 30, 5, 2.0
 
+#: <malloc.h>: M_MMAP_THRESHOLD.
+_MMAP_THRESHOLD = -3
 _RESET_PEAK = Path("/proc/self/clear_refs")
 
 
@@ -175,10 +177,11 @@ def _rss_growth(subject: Subject) -> int | None:
 
     What malloc keeps from earlier would hide it, so malloc gives that back first.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None or not _RESET_PEAK.exists():
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_trim") or not _RESET_PEAK.exists():
         return None
-    trim(0)
+    libc.mallopt(_MMAP_THRESHOLD, 1 << 17)  # set once, it no longer grows: a large block goes back when it is freed
+    libc.malloc_trim(0)
     _RESET_PEAK.write_text("5")  # proc(5): the peak starts again from what the process has now
     before = _resident("VmRSS")
     subject.forward()

@@ -13,6 +13,10 @@ from rich.table import Table
 from service.audit.figures import Audit, megabytes, number, yes
 from service.audit.script.pitfalls import ScriptAudit
 
+_LEGEND = """\
+nodes of the graph; tensors saved for backward; kept alive, each storage once; peak of tensors above the weights;
+growth of the process; latency, and its ratio to eval+inference_mode, which took turns"""
+
 
 def print_json(audit: Audit | ScriptAudit) -> None:
     print(msgspec.json.format(msgspec.json.encode(audit), indent=2).decode())
@@ -29,18 +33,8 @@ def print_table(audit: Audit) -> None:
 
 def _costs(audit: Audit) -> Table:
     title = f"{audit.model} on {audit.device}, batch of {audit.batch_size}, {megabytes(audit.weights_bytes)} of weights"
-    table = Table(title=title, title_justify="left")
-    for heading in (
-        "mode",
-        "graph nodes",
-        "saved tensors",
-        "saved",
-        "kept alive",
-        "peak",
-        "process",
-        "latency",
-        "ratio",
-    ):
+    table = Table(title=title, title_justify="left", caption=_LEGEND, caption_justify="left")
+    for heading in ("mode", "nodes", "tensors", "saved", "kept alive", "peak", "process", "latency", "ratio"):
         table.add_column(heading, justify="left" if heading == "mode" else "right")
     for row in audit.modes:
         sizes = (megabytes(size) for size in (row.saved_bytes, row.held_bytes, row.peak_bytes, row.rss_bytes))
