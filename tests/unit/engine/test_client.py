@@ -494,6 +494,7 @@ def test_an_engine_that_dies_while_it_is_connected_to_is_none_that_is_up(play, m
         with pytest.raises(ConnectionResetError):
             await scene.client.turn_to(await engine.listen(scene.folder))
         assert not scene.client.is_up("m")
+        await engine.ended.wait()  # the engine's end of it is open a moment longer
 
     play(story)
 
