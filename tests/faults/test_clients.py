@@ -60,10 +60,10 @@ def trivial(tmp_path):
 # L2
 
 
-@pytest.mark.parametrize("pictures", [1, 3], ids=["small", "larger than a read"])
-def test_l2_the_work_of_clients_who_left_never_reaches_the_device(serve, trivial, pictures):
+@pytest.mark.parametrize("more", [0, 150_000], ids=["small", "large"])
+def test_l2_the_work_of_clients_who_left_never_reaches_the_device(serve, trivial, more):
     server = serve(trivial, "--max-queued-examples", "64")
-    picture = photographs()[0] + bytes(100_000 * (pictures - 1))
+    picture = photographs()[0] + bytes(more)  # a large body can leave reading paused
     assert_others_are_served(server)
     ran = server.metric("gradless_batch_size_sum")
     engine = server.engine()
