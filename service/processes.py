@@ -126,6 +126,7 @@ class Child:
     async def ended(self) -> str:
         """Wait for its end; returns the cause: who killed it, a signal, an `ExitCode`, `exit N`, or `unknown`."""
         await wait_for_end(self.pid)
+        self.pid = 0  # another process's from now on: nobody may kill it
         # The fork server reaps it and tells why; a dead fork server cannot, and then nobody knows.
         await asyncio.get_running_loop().run_in_executor(None, self._process.join, 1.0)
         if self._control:

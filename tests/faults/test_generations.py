@@ -278,7 +278,7 @@ def start(models):
             port = free.getsockname()[1]
         server = Server(models, "--port", str(port), *flags)
         running.append(server)
-        server.url = f"http://127.0.0.1:{port}"
+        server.url = server.operations = f"http://127.0.0.1:{port}"
         wait_for(lambda: answers(server), 60, "an answer")
         return server
 
@@ -301,8 +301,8 @@ def why_not_ready(server: Server) -> str:
 
 def test_e7_an_engine_that_never_comes_up_is_told_and_the_server_exits_after_the_limit(start, models):
     put(models / "one" / "architecture.py", KILLED_CODE)
-    server = start("--start-limit-seconds", "9")
-    wait_for(lambda: "ended 2 times in a row" in why_not_ready(server), 9, "the reason")
+    server = start("--start-limit-seconds", "12")
+    wait_for(lambda: "ended 2 times in a row" in why_not_ready(server), 12, "the reason")
     assert answers(server)
     assert server.process.wait(20) == 1
     assert any("giving up" in line for line in server.log)
