@@ -168,7 +168,7 @@ def test_before_the_first_ready_a_request_is_refused_and_says_when_to_come_back(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with Server(models, "--port", str(port)) as server:
-        server.url = f"http://127.0.0.1:{port}"
+        server.url = server.operations = f"http://127.0.0.1:{port}"
         wait_for(lambda: _answers(server), 60, "an answer")
         refusal = httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG)
         assert refusal.status_code == 503
