@@ -162,7 +162,7 @@ def test_before_the_first_ready_a_request_is_refused_and_says_when_to_come_back(
     os.mkfifo(gate)
     (models / "slow" / "architecture.py").write_text(
         "from torch import nn\n\n\ndef slow():\n"
-        f"    open({str(gate)!r}).close()\n"
+        f"    open({str(gate)!r}).read()\n"
         "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))\n"
     )
     with socket.create_server(("127.0.0.1", 0)) as free:
