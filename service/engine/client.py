@@ -11,19 +11,15 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from torch import Tensor
 
-from service.engine.forecast import Forecast
+from service.engine.connection import EngineConnection, Pending
 from service.engine.wire import (
-    AnyFrame,
     Cancel,
     Failed,
     Failure,
-    FrameProtocol,
     Generation,
     Infer,
     ModelState,
@@ -60,78 +56,6 @@ _COUNT_BITS = 40
 
 class InputChangedError(Exception):
     """The model takes another input than the pixels were decoded for: its card has changed meanwhile."""
-
-
-@dataclass(eq=False)
-class Pending:
-    """A request that has no answer yet, what its pixels were decoded for, and what has happened to it."""
-
-    frame: Infer
-    future: asyncio.Future[tuple[Result, ModelState]]
-    decoded_for: dict[str, Any]
-    engine: EngineConnection | None = None
-    kills: int = 0
-
-
-class EngineConnection(FrameProtocol):
-    """One generation of one device's engine, as this front end sees it."""
-
-    def __init__(self, client: EngineClient, generation: Generation) -> None:
-        super().__init__()
-        self._client = client
-        self.generation = generation
-        self.key = (generation.device, generation.number)
-        self.models = {model.name: model for model in generation.models}
-        self.pending: dict[int, Pending] = {}
-        self.outstanding = 0
-        self.forecast = Forecast({model.name: model.example_seconds for model in generation.models})
-        self.retired = False
-        self.closed = False
-        self.failed: Failed | None = None
-
-    def serves(self, model: str) -> bool:
-        state = self.models.get(model)
-        return state is not None and state.state == "ready"
-
-    def is_repeatable(self, model: str) -> bool:
-        """Whether running a request again gives the same answer."""
-        report = self.models[model].report
-        return report is None or "repeatable" not in report.waivers
-
-    def dispatch(self, pending: Pending) -> None:
-        pending.engine = self
-        self.pending[pending.frame.id] = pending
-        self.outstanding += pending.frame.count
-        self.forecast.sent(time.monotonic(), pending.frame.model, pending.frame.count)
-        self.send(pending.frame)
-
-    def release(self, request_id: int) -> Pending | None:
-        """Take a request off this connection; a retired engine that has none left is let go."""
-        pending = self.pending.pop(request_id, None)
-        if pending:
-            pending.engine = None
-            self.outstanding -= pending.frame.count
-            self.close_if_idle()
-        return pending
-
-    def retire(self) -> None:
-        self.retired = True
-        self.close_if_idle()
-
-    def close_if_idle(self) -> None:
-        if self.retired and not self.pending and not self.closed:
-            self.transport.close()
-
-    def frame_received(self, frame: AnyFrame) -> None:
-        if isinstance(frame, Result | Failure) and (pending := self.release(frame.id)):
-            if isinstance(frame, Result):
-                model = pending.frame.model
-                self.forecast.told(time.monotonic(), model, frame.backlog_seconds, frame.example_seconds)
-            self._client.answered(pending, frame, self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
-        self._client.connection_ended(self)
 
 
 class EngineClient:
@@ -337,6 +261,8 @@ class EngineClient:
         log.warning("replaying", device=engine.generation.device, cause=cause, requests=len(engine.pending))
         for pending in list(engine.pending.values()):
             engine.release(pending.frame.id)
+            if pending.future.done():  # cancelled, and about to be forgotten
+                continue
             if not engine.is_repeatable(pending.frame.model):
                 words = "The model's process ended, and its card says that it may not run a request twice."
                 pending.future.set_exception(NotReplayed(words))

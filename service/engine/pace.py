@@ -10,16 +10,12 @@ _NEWEST = 0.2
 
 
 class Pace:
-    """Seconds a batch, by model and size.
+    """Seconds a batch, by model and size."""
 
-    Args:
-        measured: what is known before the first batch, by model and size.
-    """
-
-    def __init__(self, measured: Mapping[str, Mapping[int, float]]) -> None:
-        self._average = {model: dict(sizes) for model, sizes in measured.items()}
-        self._shortest = {model: dict(sizes) for model, sizes in measured.items()}
-        self._longest = {model: max(sizes.values(), default=0.0) for model, sizes in measured.items()}
+    def __init__(self) -> None:
+        self._average: dict[str, dict[int, float]] = {}
+        self._shortest: dict[str, dict[int, float]] = {}
+        self._longest: dict[str, float] = {}
 
     def record(self, model: str, size: int, seconds: float) -> None:
         sizes = self._average.setdefault(model, {})

@@ -83,7 +83,7 @@ class Worker(threading.Thread):
         self._models: dict[str, ServedModel] = {}
         self._guards: dict[str, Guard] = {}
         self._cold: list[tuple[ServedModel, int]] = []
-        self._pace = Pace({})
+        self._pace = Pace()
         self._batcher = Batcher({})
 
     def submit(self, request: Request) -> None:
@@ -241,11 +241,14 @@ class Worker(threading.Thread):
         late = DeadlineExceeded.name
         answers: list[Answer] = [(r, Failure(r.id, late, "The deadline passed in the queue.")) for r in dropped]
         if batch:
-            try:
-                answers += self._runner.run(batch)
-            except CaughtError as caught:
-                self._end(caught)
-        self._deliver([(request, self._with_forecast(request, frame)) for request, frame in answers])
+            answers += self._with_forecast(batch.model, self._run(batch))
+        self._deliver(answers)
+
+    def _run(self, batch: Batch) -> list[Answer]:
+        try:
+            return self._runner.run(batch)
+        except CaughtError as caught:
+            self._end(caught)
 
     def _next_batch(self) -> tuple[Batch | None, list[Request]]:
         with self._wake:
@@ -256,13 +259,17 @@ class Worker(threading.Thread):
                 self._metrics.queue_depth.labels(name).set(self._batcher.depth(name))
             return batch, dropped
 
-    def _with_forecast(self, request: Request, frame: Result | Failure) -> Result | Failure:
-        """A result says how long what waits will take, so that front ends refuse what would come too late."""
-        if isinstance(frame, Failure):
-            return frame
+    def _with_forecast(self, model: str, answers: list[Answer]) -> list[Answer]:
+        """Results say how long what waits will take, so that front ends refuse what would come too late.
+
+        Reckoned once a batch: counting what waits goes through the queues.
+        """
         with self._wake:
             waiting = {name: self._batcher.depth(name) for name in self._models}
         caps = {name: self._batcher.cap(name) for name in self._models}
-        backlog = self._pace.backlog_seconds(request.model, waiting, caps)
-        example = self._pace.example_seconds(request.model)
-        return msgspec.structs.replace(frame, backlog_seconds=backlog, example_seconds=example)
+        backlog = self._pace.backlog_seconds(model, waiting, caps)
+        told = {"backlog_seconds": backlog, "example_seconds": self._pace.example_seconds(model)}
+        return [
+            (request, msgspec.structs.replace(frame, **told) if isinstance(frame, Result) else frame)
+            for request, frame in answers
+        ]

@@ -6,18 +6,27 @@ from service.engine.forecast import Forecast
 from service.engine.pace import Pace
 
 
+def known(measured):
+    """A pace that has seen one batch of each size."""
+    pace = Pace()
+    for model, sizes in measured.items():
+        for size, seconds in sizes.items():
+            pace.record(model, size, seconds)
+    return pace
+
+
 def test_nothing_is_known_before_the_first_batch():
-    pace = Pace({})
+    pace = Pace()
     assert (pace.example_seconds("m"), pace.shortest("m", 8), pace.longest("m")) == (0.0, 0.0, 0.0)
 
 
 def test_one_more_example_costs_its_share_of_the_largest_batch():
-    pace = Pace({"m": {1: 0.1, 8: 0.4}})
+    pace = known({"m": {1: 0.1, 8: 0.4}})
     assert pace.example_seconds("m") == pytest.approx(0.05)
 
 
 def test_the_average_follows_and_the_extremes_stay():
-    pace = Pace({"m": {8: 0.4}})
+    pace = known({"m": {8: 0.4}})
     for _ in range(50):
         pace.record("m", 8, 0.8)
     assert pace.example_seconds("m") == pytest.approx(0.1, rel=1e-3)
@@ -25,12 +34,12 @@ def test_the_average_follows_and_the_extremes_stay():
 
 
 def test_of_a_size_that_never_ran_the_next_smaller_one_tells_the_least():
-    pace = Pace({"m": {1: 0.1, 4: 0.3}})
+    pace = known({"m": {1: 0.1, 4: 0.3}})
     assert [pace.shortest("m", size) for size in (0, 1, 2, 4, 8)] == [0.0, 0.1, 0.1, 0.3, 0.3]
 
 
 def test_one_slow_batch_moves_the_average_a_little():
-    pace = Pace({"m": {1: 0.1}})
+    pace = known({"m": {1: 0.1}})
     pace.record("m", 1, 1.1)
     assert pace.example_seconds("m") == pytest.approx(0.3)
 
@@ -58,7 +67,7 @@ def test_of_a_model_that_nobody_measured_nothing_is_expected():
 
 
 def test_a_flood_of_one_model_is_no_long_wait_for_another():
-    pace = Pace({"calm": {8: 0.8}, "flood": {8: 0.8}})
+    pace = known({"calm": {8: 0.8}, "flood": {8: 0.8}})
     waiting, caps = {"calm": 8, "flood": 800}, {"calm": 8, "flood": 8}
     assert pace.backlog_seconds("calm", waiting, caps) == pytest.approx(0.8 + 2 * 0.8)
     assert pace.backlog_seconds("flood", waiting, caps) == pytest.approx(80 + 0.8)
