@@ -12,19 +12,11 @@ import httpx
 import pytest
 
 from service.engine.aboard import read_aboard
-from tests.support.models import direct, make_models
+from tests.support.coloured import ask, make_coloured, restarts
+from tests.support.models import direct
 from tests.support.server import wait_for
 from tests.support.traffic import Traffic
 
-CARD = """\
-weights = "random:1"
-architecture = "architecture:fragile"
-[input]
-resize = 32
-crop = 32
-mean = [0, 0, 0]
-std = [1, 1, 1]
-"""
 CODE = """\
 import pathlib
 import time
@@ -66,24 +58,9 @@ def fragile():
 RED, GREEN, BLUE, GREY, BROWN = (255, 0, 0), (0, 255, 0), (0, 0, 255), (99, 99, 99), (90, 60, 30)
 
 
-def picture_of(colour: tuple[int, int, int]) -> list[list[list[int]]]:
-    return [[list(colour)] * 40] * 40
-
-
 @pytest.fixture
 def fragile(tmp_path):
-    models = make_models(tmp_path / "models", fragile=CARD)
-    (models / "fragile" / "architecture.py").write_text(CODE)
-    return models
-
-
-def ask(server, *colours, **headers) -> httpx.Response:
-    body = {"instances": [picture_of(colour) for colour in colours]}
-    return httpx.post(f"{server.url}/predict", json=body, headers=headers, timeout=60)
-
-
-def restarts(server, reason: str) -> float:
-    return server.metric("gradless_engine_restarts_total", device="cpu", reason=reason)
+    return make_coloured(tmp_path / "models", "fragile", CODE)
 
 
 def test_e4_one_example_that_raises_fails_alone_and_its_batch_is_answered(serve, fragile):

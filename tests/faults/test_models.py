@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
-from tests.support.models import direct, make_models
+from tests.support.coloured import ask, make_coloured, restarts
+from tests.support.models import direct
 from tests.support.traffic import Traffic
 
-CARD = """\
-weights = "random:1"
-architecture = "architecture:wayward"
-[input]
-resize = 32
-crop = 32
-mean = [0, 0, 0]
-std = [1, 1, 1]
-"""
 CODE = """\
 import pathlib
 import sys
@@ -66,25 +57,19 @@ COLOURS = {
 }
 
 
-def picture_of(colour: tuple[int, int, int]) -> list[list[list[int]]]:
-    return [[list(colour)] * 40] * 40
-
-
 @pytest.fixture(scope="module")
 def wayward(tmp_path_factory):
-    models = make_models(tmp_path_factory.mktemp("wayward") / "models", wayward=CARD)
-    (models / "wayward" / "architecture.py").write_text(CODE)
-    return models
+    return make_coloured(tmp_path_factory.mktemp("wayward") / "models", "wayward", CODE)
 
 
 def test_e6_e16_what_a_model_does_wrong_is_500_in_words_and_it_serves_on(serve, wayward):
     server = serve(wayward)
     engine = server.engine()
     for wrong, (colour, name) in COLOURS.items():
-        answer = httpx.post(f"{server.url}/predict", json={"instances": [picture_of(colour)]})
+        answer = ask(server, colour)
         assert (wrong, answer.status_code, answer.json()["type"]) == (wrong, 500, f"urn:gradless:problem:{name}")
         assert "Traceback" not in answer.text
-        right = httpx.post(f"{server.url}/predict", json={"instances": [picture_of((9, 9, 9))]})
+        right = ask(server, (9, 9, 9))
         assert (wrong, right.status_code) == (wrong, 200)
         counted = server.metric("gradless_rejected_total", model="wayward", reason=name)
         assert counted == [n for _, n in list(COLOURS.values())[: list(COLOURS).index(wrong) + 1]].count(name)
@@ -97,7 +82,7 @@ def test_e6_a_row_of_nan_fails_its_own_request_and_nobody_else_in_the_batch(serv
     with Traffic(server, 8) as traffic:
         traffic.wait_for_answers(20)
         for _ in range(20):
-            white = httpx.post(f"{server.url}/predict", json={"instances": [picture_of((255, 255, 255))]})
+            white = ask(server, (255, 255, 255))
             assert white.status_code == 500
         traffic.wait_for_answers(20)
     traffic.assert_all_right(model)
@@ -109,8 +94,8 @@ def test_e17_a_worker_that_dies_takes_its_process_with_it_and_nothing_is_lost(se
     (wayward / "wayward" / "died").unlink(missing_ok=True)
     with Traffic(server, 8) as traffic:
         traffic.wait_for_answers(20)
-        cyan = httpx.post(f"{server.url}/predict", json={"instances": [picture_of((0, 255, 255))]}, timeout=60)
+        cyan = ask(server, (0, 255, 255))
         traffic.wait_for_answers(20)
     assert cyan.status_code == 200
     traffic.assert_all_right(model)
-    assert server.metric("gradless_engine_restarts_total", device="cpu", reason="exit 1") == 1
+    assert restarts(server, "exit 1") == 1

@@ -9,19 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.coloured import CARD, ask, make_coloured, restarts
 from tests.support.models import direct, make_models, photographs
-from tests.support.server import Server, wait_for
+from tests.support.server import wait_for
 from tests.support.traffic import JPEG, Traffic
 
-CARD = """\
-weights = "random:1"
-architecture = "architecture:turncoat"
-[input]
-resize = 32
-crop = 32
-mean = [0, 0, 0]
-std = [1, 1, 1]
-"""
 CODE = """\
 import pathlib
 
@@ -61,19 +53,9 @@ def turncoat():
 RED, GREEN, BLUE, YELLOW, CYAN = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)
 
 
-def ask(server: Server, colour: tuple[int, int, int]) -> httpx.Response:
-    return httpx.post(f"{server.url}/predict", json={"instances": [[[list(colour)] * 40] * 40]}, timeout=60)
-
-
 @pytest.fixture
 def turncoat(tmp_path):
-    models = make_models(tmp_path / "models", turncoat=CARD)
-    (models / "turncoat" / "architecture.py").write_text(CODE)
-    return models
-
-
-def restarts(server: Server, reason: str) -> float:
-    return server.metric("gradless_engine_restarts_total", device="cpu", reason=reason)
+    return make_coloured(tmp_path / "models", "turncoat", CODE)
 
 
 def test_e8_a_write_in_place_is_caught_within_its_batch_and_nobody_is_answered_by_it(serve, turncoat):
@@ -176,7 +158,7 @@ class Faulty(nn.Module):
 def faulty():
     return Faulty()
 """
-FAULTY_CARD = CARD.replace("turncoat", "faulty").replace("random:1", "file:weights.pth")
+FAULTY_CARD = CARD.format(name="faulty").replace("random:1", "file:weights.pth")
 
 
 def faulty_model(root, line: str, card: str = FAULTY_CARD, name: str = "faulty"):
@@ -195,9 +177,7 @@ def faulty_model(root, line: str, card: str = FAULTY_CARD, name: str = "faulty")
 def test_e9_e10_what_breaks_a_rule_is_not_served_and_the_others_are(serve, tmp_path, fault):
     line, rules, words = REFUSED[fault]
     models = faulty_model(tmp_path / "models", line)
-    (models / "good").mkdir()
-    (models / "good" / "model.toml").write_text(CARD.replace("turncoat", "good"))
-    (models / "good" / "architecture.py").write_text(CODE.replace("def turncoat", "def good"))
+    make_coloured(models, "good", CODE.replace("def turncoat", "def good"))
     server = serve(models, "--default-model", "good")
     proof = httpx.get(f"{server.url}/models/faulty/proof").json()
     assert proof["passed"] is False

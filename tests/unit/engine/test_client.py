@@ -27,6 +27,11 @@ from service.metrics import Metrics
 
 PIXELS = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
 LIMIT = 10.0
+NOT_REPEATABLE = Report(
+    [RuleResult("repeatable", False, "It differs.", waived="dropout on purpose")],
+    Figures(0, 0, 0, 0.0, 0.0, 0.0, [1], {1: 0.1}, 8, 0.0),
+    "today",
+)
 
 
 class Engine:
@@ -211,11 +216,8 @@ def test_a_crash_sends_those_aboard_alone_and_those_who_queued_as_they_were(play
 
 
 def test_a_request_to_a_model_that_is_not_repeatable_is_not_sent_again(play):
-    nothing = Figures(0, 0, 0, 0.0, 0.0, 0.0, [1], {1: 0.1}, 8, 0.0)
-    report = Report([RuleResult("repeatable", False, "It differs.", waived="dropout on purpose")], nothing, "today")
-
     async def story(scene):
-        first = await scene.engine(report=report)
+        first = await scene.engine(report=NOT_REPEATABLE)
         asked = scene.ask()
         await first.infers(1)
         await scene.end(first, "SIGKILL")
@@ -223,6 +225,24 @@ def test_a_request_to_a_model_that_is_not_repeatable_is_not_sent_again(play):
             await asked
         assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "1"})
         assert not scene.client._orphans
+
+    play(story)
+
+
+def test_who_has_just_given_up_keeps_nobody_else_from_the_news_of_a_death(play):
+    async def story(scene):
+        engine = await scene.engine(report=NOT_REPEATABLE)
+        gone, waits = scene.ask(), scene.ask()
+        await engine.infers(2)
+        (connection,) = scene.client._connections.values()
+        first, _ = connection.pending.values()
+        first.future.cancel()  # and its task has not run since
+        connection.failed = Failed("cpu", 1, "SIGKILL", [])
+        connection.connection_lost(None)
+        with pytest.raises(NotReplayed):
+            await waits
+        with pytest.raises(asyncio.CancelledError):
+            await gone
 
     play(story)
 
@@ -380,7 +400,7 @@ def test_who_asks_an_idle_engine_is_let_in_however_short_the_deadline(play):
         engine.answer(frame)  # and says that an example takes half a second
         await asked
         with scene.client.admit("m", 8, time.monotonic() + 0.1):
-            pass
+            assert scene.client._examples == 8
 
     play(story)
 

@@ -1,0 +1,44 @@
+"""Models that misbehave for pictures of one colour: their card, such pictures, and what became of the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+
+from tests.support.models import make_models
+from tests.support.server import Server
+
+#: Pixels reach the model as they were sent, so that it can tell a colour.
+CARD = """\
+weights = "random:1"
+architecture = "architecture:{name}"
+[input]
+resize = 32
+crop = 32
+mean = [0, 0, 0]
+std = [1, 1, 1]
+"""
+
+Colour = tuple[int, int, int]
+
+
+def make_coloured(root: Path, name: str, code: str) -> Path:
+    """A models folder with one model, whose factory in `code` has its name."""
+    make_models(root, **{name: CARD.format(name=name)})
+    (root / name / "architecture.py").write_text(code)
+    return root
+
+
+def picture_of(colour: Colour) -> list[list[list[int]]]:
+    return [[list(colour)] * 40] * 40
+
+
+def ask(server: Server, *colours: Colour, **headers: str) -> httpx.Response:
+    """One request for a picture of each colour."""
+    body = {"instances": [picture_of(colour) for colour in colours]}
+    return httpx.post(f"{server.url}/predict", json=body, headers=headers, timeout=60)
+
+
+def restarts(server: Server, reason: str) -> float:
+    return server.metric("gradless_engine_restarts_total", device="cpu", reason=reason)
