@@ -143,9 +143,18 @@ def test_c3_with_watch_a_folder_that_comes_goes_or_changes_is_taken_up_when_it_i
 
 
 def test_c3_a_request_to_reload_while_one_runs_means_one_more_and_no_more(serve, models):
+    gate = models / "one" / "gate"
+    waits = f"import pathlib\n\nGATE = pathlib.Path({str(gate)!r})\nif GATE.exists():\n    GATE.read_text()\n"
+    put(models / "one" / "architecture.py", waits + TRIVIAL_CODE)
     server = serve(models)
-    answers = [httpx.post(f"{server.url}/models/reload") for _ in range(8)]
+    os.mkfifo(gate)  # the next engine waits in it
+    answers = [httpx.post(f"{server.url}/models/reload")]
+    wait_for(lambda: httpx.get(f"{server.url}/models").json()["reload"]["running"], 30, "a reload")
+    answers += [httpx.post(f"{server.url}/models/reload") for _ in range(7)]
     assert {answer.status_code for answer in answers} == {202}
+    with gate.open("w") as opened:
+        gate.unlink()
+        opened.write("go")
     reload_ended(server, 1)
     state = httpx.get(f"{server.url}/models").json()["reload"]
     assert state == {"running": False, "ended": 2, "error": ""}
