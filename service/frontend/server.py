@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.frontend.connection import Connection, Limits
+from service.frontend.door import HANDSHAKE_SECONDS, turn_away
 from service.settings import Settings
 
 #: A connection that has said nothing for so long is not about to; and no connection is waited for longer than the most.
@@ -43,6 +44,9 @@ class Server(uvicorn.Server):
 
         The kernel resets what waits in the backlog when the last copy of a listening socket closes.
         """
+        for listener in sockets or []:
+            turn_away(listener)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
         copies = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()

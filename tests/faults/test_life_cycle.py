@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.models import SMALL, direct, make_models, photographs
+from tests.support.models import SMALL, direct, make_models, make_trivial, photographs
 from tests.support.server import Server, wait_for
 from tests.support.traffic import JPEG, Traffic
 
@@ -37,13 +37,14 @@ def test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process(serve, two_mo
 
 
 def test_c1_who_connected_just_before_the_door_closed_is_heard_out(serve, two_models):
+    picture = photographs()[0]
     server = serve(two_models, "--default-model", "one", "--drain-delay-seconds", "0.2")
     server.process.terminate()
     connections: list[socket.socket] = []
     try:
         wait_for(lambda: _is_refused(server, connections), 10, "a closed door")
         threading.Event().wait(0.4)  # a client that takes its time
-        last, picture = connections[-1], photographs()[0]
+        last = connections[-1]
         head = (
             f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
         )
@@ -59,10 +60,53 @@ def test_c1_who_connected_just_before_the_door_closed_is_heard_out(serve, two_mo
 def _is_refused(server: Server, connections: list[socket.socket]) -> bool:
     """Whether the server takes no more connections; one that it takes is kept."""
     try:
-        connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=5))
-    except ConnectionRefusedError:
+        connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=0.2))
+    except (ConnectionRefusedError, TimeoutError):  # the kernel shakes hands at once, or not any more
         return True
     return False
+
+
+class Newcomers:
+    """Clients who come on a connection of their own each time, as fast as they can, until they are refused."""
+
+    def __init__(self, server: Server, clients: int) -> None:
+        self._port = server.port
+        self.answered = [0] * clients
+        self.errors: list[str] = []
+        self._threads = [threading.Thread(target=self._come, args=(number,)) for number in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _come(self, number: int) -> None:
+        while True:
+            try:
+                connection = socket.create_connection(("127.0.0.1", self._port), timeout=30)
+            except ConnectionRefusedError:
+                return
+            with connection:
+                try:
+                    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    if connection.recv(15) == b"HTTP/1.1 200 OK":
+                        self.answered[number] += 1
+                    else:
+                        self.errors.append("no answer")
+                except OSError as error:
+                    self.errors.append(repr(error))
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(60)
+
+
+def test_c1_who_comes_while_the_door_closes_is_answered_or_refused_and_never_reset(serve, tmp_path):
+    models = make_trivial(tmp_path / "models")
+    for _ in range(2):
+        server = serve(models, "--drain-delay-seconds", "0")
+        newcomers = Newcomers(server, 16)
+        wait_for(lambda: min(newcomers.answered) > 3, 20, "answers")  # noqa: B023
+        assert server.stop() == 0
+        newcomers.join()
+        assert newcomers.errors == []
 
 
 def test_c2_ctrl_c_of_an_idle_server_ends_it_well(serve, two_models):

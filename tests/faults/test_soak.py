@@ -1,4 +1,7 @@
-"""Memory under mixed traffic, and recovery of the default model: each in a short form, and in a long one."""
+"""Rows E1 and L5 to L9: memory under hours of everything in minutes, and kills at random moments.
+
+Each has a short form, and a long one for `make soak`, which draws docs/figures/soak.png.
+"""
 
 from __future__ import annotations
 
@@ -6,157 +9,137 @@ import os
 import random
 import shutil
 import signal
-import statistics
 import threading
 import time
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.models import SHIPPED, SMALL, Direct, assert_right, direct, make_models, photographs
+from service.audit.pictures import new_figure, save
+from tests.faults.test_models import CODE, COLOURS
+from tests.support.coloured import make_coloured, picture_of
+from tests.support.mixed import Mixed, Weight, assert_flat, bad, good, several
+from tests.support.models import SHIPPED, SMALL, direct, make_models, make_trivial
 from tests.support.server import Server, wait_for
-from tests.support.traffic import JPEG, Traffic
+from tests.support.traffic import Traffic
 
-CLIENTS = 8
-SAMPLE_SECONDS = 0.5
+PLOT = Path(__file__).parents[2] / "docs" / "figures" / "soak.png"
+
+
+def long(*values: float, limit: int) -> object:
+    return pytest.param(*values, marks=[pytest.mark.soak, pytest.mark.timeout(limit)])
 
 
 @pytest.fixture(scope="module")
 def mixed_models(tmp_path_factory):
-    """The default model, and a small one beside it."""
-    models = make_models(tmp_path_factory.mktemp("mixed") / "models", one=SMALL.format(seed=1))
+    """The default model and two small ones beside it: three sizes of input."""
+    smaller = SMALL.format(seed=2).replace("72", "40").replace("64", "32")
+    models = make_models(tmp_path_factory.mktemp("mixed") / "models", one=SMALL.format(seed=1), two=smaller)
     shutil.copytree(SHIPPED / "efficientnet_lite0", models / "efficientnet_lite0")
     return models
 
 
-@dataclass
-class Mixed:
-    """Clients that send good and bad requests of all sizes, and probes that ask ten times a second."""
-
-    server: Server
-    models: dict[str, Direct]
-    seconds: float
-    may_be_unready: bool = False
-    answered: list[int] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    def run(self) -> list[tuple[float, int]]:
-        """Returns the tree's PSS in bytes, by the time in seconds."""
-        self._end = time.monotonic() + self.seconds
-        threads = [threading.Thread(target=self._client, args=(number,)) for number in range(CLIENTS)]
-        threads.append(threading.Thread(target=self._probe))
-        began = time.monotonic()
-        for thread in threads:
-            thread.start()
-        samples = []
-        while time.monotonic() < self._end:
-            samples.append((time.monotonic() - began, self.server.pss()))
-            threading.Event().wait(SAMPLE_SECONDS)
-        for thread in threads:
-            thread.join(60)
-        return samples
-
-    def _client(self, number: int) -> None:
-        choices = random.Random(number)
-        with httpx.Client(base_url=self.server.url, timeout=60) as session:
-            while time.monotonic() < self._end:
-                try:
-                    choices.choice([self._good, self._good, self._several, self._bad])(session, choices)
-                except (AssertionError, httpx.HTTPError) as error:
-                    self.errors.append(f"{type(error).__name__}: {error}")
-                    return
-
-    def _good(self, session: httpx.Client, choices: random.Random) -> None:
-        name, picture = choices.choice(list(self.models)), choices.choice(photographs())
-        self._check(session.post(f"/models/{name}/predict", content=picture, headers=JPEG), name, picture)
-
-    def _several(self, session: httpx.Client, choices: random.Random) -> None:
-        name, pictures = choices.choice(list(self.models)), choices.choices(photographs(), k=choices.randint(2, 12))
-        files = [("file", (f"{n}.jpg", picture)) for n, picture in enumerate(pictures)]
-        self._check(session.post(f"/models/{name}/predict", files=files), name, *pictures)
-
-    def _check(self, answer: httpx.Response, name: str, *pictures: bytes) -> None:
-        assert answer.status_code == 200, answer.text
-        assert_right(answer.json(), self.models[name], *pictures)
-        self.answered.append(len(pictures))
-
-    def _bad(self, session: httpx.Client, choices: random.Random) -> None:
-        picture = choices.choice(photographs())
-        path, body, status = choices.choice(
-            [
-                ("/predict", b"", 400),
-                ("/predict", bytes(5000), 422),
-                ("/predict", picture[: len(picture) // 2], 422),
-                ("/predict?top_k=0", picture, 422),
-                ("/models/none/predict", picture, 404),
-            ]
-        )
-        answer = session.post(path, content=body, headers=JPEG)
-        assert answer.status_code == status, answer.text
-        self.answered.append(0)
-
-    def _probe(self) -> None:
-        while time.monotonic() < self._end:
-            for path in ("/health/live", "/health/ready", "/metrics"):
-                answer = httpx.get(self.server.url + path, timeout=30)  # a connection each, as a kubelet's
-                if answer.status_code != 200 and not (self.may_be_unready and answer.status_code == 503):
-                    self.errors.append(f"{path}: {answer.status_code}")
-            threading.Event().wait(0.1)
+def everything(server: Server, models: Path, seconds: float, **more: object) -> Mixed:
+    """Half of it single pictures, a quarter several of them, a quarter bad."""
+    directs = {name: direct(models, name) for name in ("one", "two", "efficientnet_lite0")}
+    return Mixed(server, [good(directs), good(directs), several(directs), bad], seconds, **more)
 
 
-def growth(samples: list[tuple[float, int]], warm: float) -> float:
-    """The median of the last third after `warm` seconds beside that of the first third."""
-    sizes = [size for at, size in samples if at > warm]
-    third = len(sizes) // 3
-    return statistics.median(sizes[-third:]) / statistics.median(sizes[:third])
-
-
-@pytest.mark.parametrize(
-    ("seconds", "warm", "most"),
-    [(15, 6, 1.05), pytest.param(300, 120, 1.02, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
-)
-def test_memory_is_flat_under_good_and_bad_requests_of_all_sizes(serve, mixed_models, seconds, warm, most):
+@pytest.mark.parametrize(("seconds", "warm", "most"), [(15, 6, 1.05), long(1800, 180, 1.02, limit=2400)])
+def test_l5_l9_memory_is_flat_under_good_and_bad_requests_of_all_sizes(serve, mixed_models, seconds, warm, most):
     server = serve(mixed_models, "--default-model", "one")
-    mixed = Mixed(server, {name: direct(mixed_models, name) for name in ("one", "efficientnet_lite0")}, seconds)
-    samples = mixed.run()
-    grown = growth(samples, warm)
-    mebibytes = [size >> 20 for _, size in samples]
-    print(
-        f"{len(mixed.answered)} requests, {sum(mixed.answered)} pictures; PSS {mebibytes[:: len(mebibytes) // 10]} MiB"
-    )
+    mixed = everything(server, mixed_models, seconds)
+    weights = mixed.run()
+    if seconds >= 1800:
+        draw(weights, sum(mixed.answered), PLOT)
     assert mixed.errors == []
     assert sum(mixed.answered) > 100
-    assert grown < most
+    told = assert_flat(weights, warm, most)
+    print(f"{seconds} s: {len(mixed.answered)} requests, {sum(mixed.answered)} pictures, 0 wrong; {told}")
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(("seconds", "warm", "most"), [(10, 3, 1.05), long(180, 30, 1.02, limit=600)])
+def test_l7_probes_and_scrapes_on_connections_of_their_own_cost_nothing_that_stays(
+    serve, tmp_path, seconds, warm, most
+):
+    mixed = Mixed(serve(make_trivial(tmp_path / "models")), [], seconds, clients=0, probes_a_second=60)
+    weights = mixed.run()
+    assert mixed.errors == []
+    assert mixed.probed > 40 * seconds
+    print(f"{mixed.probed / seconds:.0f} probes a second for {seconds} s; {assert_flat(weights, warm, most)}")
+
+
+@pytest.mark.parametrize(("seconds", "warm", "most"), [(10, 4, 1.05), long(180, 30, 1.02, limit=600)])
+def test_l8_requests_that_all_fail_cost_nothing_that_stays(serve, tmp_path, seconds, warm, most):
+    def ill(session: httpx.Client, choices: random.Random) -> int:
+        colour, kind = choices.choice(list(COLOURS.values()))
+        answer = session.post("/predict", json={"instances": [picture_of(colour)]})
+        assert answer.status_code == 500
+        assert answer.json()["type"] == f"urn:gradless:problem:{kind}"
+        return 0
+
+    mixed = Mixed(serve(make_coloured(tmp_path / "models", "wayward", CODE)), [ill, bad], seconds)
+    weights = mixed.run()
+    assert mixed.errors == []
+    assert len(mixed.answered) > 20 * seconds
+    print(f"{len(mixed.answered)} failures in {seconds} s; {assert_flat(weights, warm, most)}")
+
+
+def draw(weights: list[Weight], pictures: int, file: Path) -> None:
+    """Memory, handles and threads of the whole tree against minutes; every axis begins at nothing."""
+    figure = new_figure(11, 3.6)
+    minutes = [weight.at / 60 for weight in weights]
+    panels = (
+        ("memory, MiB", {"RSS": [w.rss >> 20 for w in weights], "PSS": [w.pss >> 20 for w in weights]}),
+        ("file handles", {"": [w.handles for w in weights]}),
+        ("threads", {"": [w.threads for w in weights]}),
+    )
+    for axes, (title, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for label, values in lines.items():
+            axes.plot(minutes, values, label=label, linewidth=1)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("minutes")
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+    figure.suptitle(f"Everything at once for {minutes[-1]:.0f} minutes: {pictures:,} pictures", x=0.01, ha="left")
+    save(figure, file)
+
+
+@pytest.mark.parametrize("kills", [4, long(50, limit=1800)])
 def test_kills_at_random_moments_under_mixed_load_lose_nothing_and_answer_nothing_twice(serve, mixed_models, kills):
     server = serve(mixed_models, "--default-model", "one", "--front-ends", "2")
-    mixed = Mixed(server, {name: direct(mixed_models, name) for name in ("one", "efficientnet_lite0")}, 1700, True)
+    mixed = everything(server, mixed_models, 1700, may_be_unready=True)
     load = threading.Thread(target=mixed.run)
     load.start()
     moments = random.Random(kills)
     try:
         for _ in range(kills):
             engine = server.engine()
-            threading.Event().wait(moments.uniform(0.0, 1.5))  # a random moment is what is tested
+            threading.Event().wait(moments.uniform(0.0, 4.0))  # a random moment is what is tested
             os.kill(engine, signal.SIGKILL)
             wait_for(lambda dead=engine: server.pids("gradless: engine") not in ([], [dead]), 60, "a new engine")
         wanted = len(mixed.answered) + 50
         wait_for(lambda: len(mixed.answered) >= wanted or mixed.errors, 60, "answers after the last kill")
     finally:
-        mixed._end = 0.0
+        mixed.stop()
         load.join(90)
     restarts = server.metric("gradless_engine_restarts_total", device="cpu", reason="SIGKILL")
     counted = server.metric("gradless_requests_total")
-    print(f"{kills} kills; {len(mixed.answered)} requests answered, {len(mixed.errors)} lost or wrong")
+    replayed = server.metric("gradless_replayed_requests_total")
+    print(
+        f"{kills} kills; {len(mixed.answered)} requests answered and {counted:.0f} counted by the server, "
+        f"{replayed:.0f} sent again, {len(mixed.errors)} lost or wrong"
+    )
     assert mixed.errors == []
+    assert replayed > 0
     assert restarts == kills
     assert counted == len(mixed.answered)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("kills", [2, long(10, limit=900)])
 def test_e1_the_default_model_serves_on_over_kills_of_its_engine(serve, kills):
     model = direct(SHIPPED, "efficientnet_lite0")
     server = serve(SHIPPED)
