@@ -37,6 +37,7 @@ from service.engine.wire import (
 from service.errors import Refusal
 from service.frontend import documentation
 from service.frontend.connection import Limits
+from service.frontend.keys import Keys
 from service.frontend.limits import allowed_connections
 from service.frontend.operations import Reloads, operations, public
 from service.frontend.predict import Predictor
@@ -71,6 +72,7 @@ class FrontEnd:
         self.client = EngineClient(spec.start, self._settings.max_queued_examples, self.metrics)
         self.client.default_model = spec.default_model
         self.reloading = Reloading(False, 0, "")
+        self._keys = Keys(self._settings.keys_file) if self._settings.keys_file else None
         for name, required in spec.models.items():
             self.client.models[name] = ModelState(name, "loading", required=required)
 
@@ -94,7 +96,7 @@ class FrontEnd:
         clients.include_router(public(self.client, self._is_draining, reloads))
         self._add_predict(clients)
         operators = self._app() if apart else clients
-        operators.include_router(operations(self.client, self._is_draining, self._spec.metrics, reloads))
+        operators.include_router(operations(self.client, self._is_draining, self._spec.metrics, reloads, self._keys))
         if apart:
             operators.include_router(public(self.client, self._is_draining, reloads))
         apps: list[ASGIApp] = [self._with_cors(clients), operators] if apart else [self._with_cors(clients)]
@@ -114,7 +116,7 @@ class FrontEnd:
     def _add_predict(self, app: FastAPI) -> None:
         decode_threads = self._settings.decode_threads or usable_cores()
         pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
-        predictor = Predictor(self.client, pool, self._settings, self.metrics)
+        predictor = Predictor(self.client, pool, self._settings, self.metrics, self._keys)
 
         async def predict(request: Request) -> Response:
             return await predictor.answer(request, None)
@@ -123,7 +125,7 @@ class FrontEnd:
             return await predictor.answer(request, model)
 
         # For the schema alone: PlainRoute solves no dependencies, Predictor looks at the key.
-        key = [Security(documentation.KEY)] if self._settings.keys_file else []
+        key = [Security(documentation.KEY)] if self._keys else []
         app.post("/predict", dependencies=key, **documentation.PREDICT)(predict)
         app.post("/models/{model}/predict", dependencies=key, **documentation.PREDICT)(predict_with)
 

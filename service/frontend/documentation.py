@@ -1,4 +1,4 @@
-"""What /docs says of POST /predict: bodies, answers and refusals, with examples that work as they stand."""
+"""What /docs says: of POST /predict bodies, answers and refusals, with examples that work as they stand."""
 
 from __future__ import annotations
 
@@ -109,5 +109,16 @@ PREDICT: dict[str, Any] = {
             _parameter("X-Request-Id", "header", "Comes back in the answer and the log.", {"type": "string"}),
         ],
         "requestBody": _BODY,
+    },
+}
+
+#: Keyword arguments of the routes that ask about one model. With a 4XX, FastAPI adds no 422 of its own.
+ONE_MODEL: dict[str, Any] = {"responses": {"4XX": _problem("There is no such model.")}}
+#: Keyword arguments of the two routes that reload.
+RELOAD: dict[str, Any] = {
+    "status_code": 202,
+    "responses": {
+        "4XX": _problem("There is no such model, or the server has keys and the request carries none of them."),
+        503: _problem(_REFUSALS[503]),
     },
 }

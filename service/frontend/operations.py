@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter
-from starlette.responses import RedirectResponse, Response
+from fastapi import APIRouter, Security
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from service.engine.client import EngineClient
 from service.engine.wire import ModelState, Reloading
 from service.errors import Draining, ModelNotFound
+from service.frontend.documentation import KEY, ONE_MODEL, RELOAD
+from service.frontend.keys import Keys
 from service.metrics import render
 
 
@@ -52,17 +55,18 @@ def public(client: EngineClient, is_draining: Callable[[], bool], reloads: Reloa
 
 
 def operations(
-    client: EngineClient, is_draining: Callable[[], bool], metrics_folder: Path, reloads: Reloads
+    client: EngineClient, is_draining: Callable[[], bool], metrics_folder: Path, reloads: Reloads, keys: Keys | None
 ) -> APIRouter:
-    """The routes that can be put on a port of their own."""
+    """The routes that can be put on a port of their own. Where there are keys, what changes something needs one."""
     router = APIRouter(tags=["operations"])
+    key = [Security(KEY)] if keys else []  # for the schema alone: PlainRoute solves no dependencies
 
     def found(name: str) -> ModelState:
         if state := client.models.get(name):
             return state
         raise ModelNotFound(f"There is no model {name[:80]!r}; there are: {', '.join(sorted(client.models))}.")
 
-    @router.get("/models/{model}", summary="One model: its version, card, input and memory")
+    @router.get("/models/{model}", summary="One model: its version, card, input and memory", **ONE_MODEL)
     async def one_model(model: str) -> Response:
         state = found(model)
         card = {key: state.card[key] for key in state.card if key not in ("labels", "input")}
@@ -82,8 +86,11 @@ def operations(
             }
         )
 
-    @router.post("/models/reload", status_code=202, summary="Serve what the model folders hold now")
-    async def reload() -> Response:
+    def reload(request: Request, model: str | None = None) -> Response:
+        if keys:
+            keys.check(request.headers)
+        if model is not None:
+            found(model)
         if is_draining():
             raise Draining("The server is shutting down.")
         before = reloads.state()
@@ -91,19 +98,24 @@ def operations(
         detail = "New engines load, prove and warm up; then requests turn to them. GET /models says how it went."
         return _json({"status": "accepted", "reloads_ended": before.ended, "detail": detail}, 202)
 
-    @router.post("/models/{model}/reload", status_code=202, summary="The same: an engine runs every model")
-    async def reload_model(model: str) -> Response:
-        found(model)
-        return await reload()
+    @router.post("/models/reload", status_code=202, summary="Serve what the model folders hold now", dependencies=key)
+    async def reload_all(request: Request) -> Response:
+        return reload(request)
 
-    @router.get("/models/{model}/proof", summary="The self-check: each rule, and what it saw")
+    @router.post("/models/{model}/reload", summary="The same: an engine runs every model", dependencies=key, **RELOAD)
+    async def reload_model(request: Request, model: str) -> Response:
+        return reload(request, model)
+
+    @router.get("/models/{model}/proof", summary="The self-check: each rule, and what it saw", **ONE_MODEL)
     async def proof(model: str) -> Response:
         state = found(model)
         passed = state.report is not None and state.report.passed
         report = msgspec.to_builtins(state.report) if state.report else {"rules": []}
         return _json({"model": model, "version": state.version, "seal": state.seal, "passed": passed} | report)
 
-    @router.get("/metrics", summary="Prometheus metrics of every process of this server")
+    @router.get(
+        "/metrics", summary="Prometheus metrics of every process of this server", response_class=PlainTextResponse
+    )
     def metrics() -> Response:  # no coroutine: reading the files must not hold up the event loop
         text, content_type = render(metrics_folder)
         return Response(text, headers={"Content-Type": content_type})

@@ -72,12 +72,13 @@ class Predictor:
         pool: ThreadPoolExecutor,
         settings: Settings,
         metrics: Metrics,
+        keys: Keys | None,
     ) -> None:
         self._client = client
         self._pool = pool
         self._settings = settings
         self._metrics = metrics
-        self._keys = Keys(settings.keys_file) if settings.keys_file else None
+        self._keys = keys
         self._request_metrics: dict[str, RequestMetrics] = {}
         self._decoders: dict[str, tuple[dict[str, Any], ImageDecoder]] = {}
 

@@ -76,10 +76,19 @@ def test_s2_health_metrics_and_docs_stay_open(guarded, path):
     assert httpx.get(guarded.url + path).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/models/reload", "/models/trivial/reload"])
+def test_s2_a_reload_needs_a_key_too(guarded, path):
+    assert ask(guarded, None, path).status_code == 401
+    assert ask(guarded, "Bearer wrong", path).status_code == 401
+    assert ask(guarded, f"Bearer {KEY}", path).status_code == 202
+    guarded.wait_ready()
+
+
 def test_s2_the_schema_says_so(guarded, server):
     schema = httpx.get(f"{guarded.url}/openapi.json").json()
     assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert schema["paths"]["/predict"]["post"]["security"] == [{"key": []}]
+    assert schema["paths"]["/models/reload"]["post"]["security"] == [{"key": []}]
     assert "401" in schema["paths"]["/predict"]["post"]["responses"]
     open_schema = httpx.get(f"{server.url}/openapi.json").json()
     assert "security" not in open_schema["paths"]["/predict"]["post"]
