@@ -167,17 +167,35 @@ def write_text(path: Path, text: str, flag: str) -> None:
 
 def _bench(
     flags: dict[str, Any],
-    model: Annotated[list[str] | None, typer.Option(help="Which model, as often as wanted; else the default.")] = None,
-    clients: Annotated[int, typer.Option(min=1, max=64, help="Closed-loop clients.")] = 8,
-    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 10.0,
-    rounds: Annotated[int, typer.Option(min=1, max=20, help="Bare loop and server take turns so often.")] = 3,
+    model: Annotated[list[str] | None, typer.Option(help="Which model, as often as wanted; else three.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="All take turns so often.")] = 3,
+    peers: Annotated[bool, typer.Option(help="Measure LitServe, mosec and a naive app beside it.")] = True,
+    url: Annotated[str, typer.Option(help="A server that runs already, http://HOST:PORT; needs --model.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw it into a PNG.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write it as a page (.html) or as Markdown (.md).")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Find how it is fastest here; starts then use it.")] = False,
+    latency_target: Annotated[float, typer.Option(help="With --tune: most milliseconds of a forward.")] = 0.0,
+    against: Annotated[str, typer.Option(help="Compare with the server of another commit, in turns.")] = "",
 ) -> None:
-    """Measure the server beside the bare loop, in one run; the ratio is the result. Exit 1 when a request failed."""
-    from service.bench.command import run_bench
+    """Measure the server, the bare loop and what people would use instead, in one run; the ratios are the result.
 
-    failures = run_bench(read_settings(flags), model or [], clients, seconds, rounds, json)
-    raise typer.Exit(1 if failures else 0)
+    Exit 1 when a request failed, or when the machine was too busy to conclude anything.
+    """
+    settings, models = read_settings(flags), model or []
+    if tune:
+        from service.bench.tune import tune as find
+
+        find(settings, models, latency_target, json)
+        raise typer.Exit
+    if against:
+        from service.bench.against import against as compare
+
+        raise typer.Exit(compare(settings, models, against, seconds, rounds, json))
+    from service.bench.command import bench
+
+    raise typer.Exit(bench(settings, models, seconds, rounds, peers, url, json, plot, report))
 
 
 def _audit(
@@ -205,5 +223,5 @@ def _audit(
 app.command("serve")(with_settings(_serve))
 app.command("predict")(with_settings(_predict, "models", "default_model", "device", "threads", "max_pixels"))
 app.command("check")(with_settings(_check, "models", "device", "threads"))
-app.command("bench")(with_settings(_bench, "models", "default_model", "device", "threads"))
+app.command("bench")(with_settings(_bench, "models", "default_model", "device", "threads", "cache"))
 app.command("audit")(with_settings(_audit, "models", "default_model", "device", "threads"))

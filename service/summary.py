@@ -40,6 +40,7 @@ def show(settings: Settings, addresses: list[tuple[Any, ...]], models: list[Mode
             devices=devices,
             models=states,
             waivers=waivers,
+            tuned={model.name: model.tuned.made for model in models if model.tuned},
             version=service.__version__,
         )
         return
@@ -53,12 +54,19 @@ def show(settings: Settings, addresses: list[tuple[Any, ...]], models: list[Mode
             model.state,
             said(model.report) if model.report else model.detail,
             " ".join(map(str, model.batch_sizes)),
-            f"{model.tuning.memory_format}, {model.tuning.threads} threads" if model.tuning else "",
+            _runs_as(model),
         )
     console = Console(stderr=True)
     console.print(table)
     console.print(f"Try: curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {url}/predict")
     console.print(f"Docs: {url}/docs   Metrics: {operations}/metrics   Stop: Ctrl-C")
+
+
+def _runs_as(model: ModelState) -> str:
+    if not model.tuning:
+        return ""
+    words = f"{model.tuning.memory_format}, {model.tuning.threads} threads"
+    return f"{words}, tuned {model.tuned.made[:10]}" if model.tuned else words
 
 
 def _url(settings: Settings, address: tuple[Any, ...]) -> str:

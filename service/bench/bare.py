@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator
 from itertools import cycle, islice
 from multiprocessing.connection import Connection
+from typing import Any
 
-import torch
-
+from service.bench.job import Job, Order
 from service.bench.pictures import bench_pictures
-from service.cores import usable_cores
-from service.engine.model import ServedModel
-from service.loader.load import load
-from service.loader.report import Tuning
-from service.loader.repository import ModelFolder
-from service.settings import Settings
-from service.tasks.classification import ImageDecoder, best_classes
 
 
-def run_bare_loop(connection: Connection, folder: ModelFolder, memory_format: str, settings: Settings) -> None:
+@contextlib.contextmanager
+def bare_loop(order: Order) -> Iterator[tuple[Any, list[int]]]:
+    """The bare loop in a process of its own, waiting for orders, and the batch sizes that it knows."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run_bare_loop, args=(theirs, order), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield ours, ours.recv()
+        ours.send(None)
+        process.join(10)
+    finally:
+        process.kill()
+
+
+def ask(bare: Any, batch_size: int, seconds: float) -> tuple[float, float]:
+    """Pictures/s and the median milliseconds of a batch."""
+    bare.send((batch_size, seconds))
+    rate, batch_ms = bare.recv()
+    return rate, batch_ms
+
+
+def run_bare_loop(connection: Connection, order: Order) -> None:
     """Entry point of the bare loop's process: answers `(batch_size, seconds)` with pictures/s and median ms a batch.
 
     It has the process for itself, as a hand-written script would, and the memory format that the server chose.
     """
-    torch.set_num_threads(settings.threads or usable_cores())
-    device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
-    model = ServedModel(load(folder), folder.card, device)
-    model.tune(Tuning(memory_format, torch.get_num_threads()), torch.get_num_threads())
-    decoder = ImageDecoder(model.loaded.input, settings.max_pixels)
-    with torch.inference_mode():
-        model.warm_up(model.sizes)
-        while (order := connection.recv()) is not None:
-            connection.send(_run(model, decoder, *order))
+    job = Job(order)
+    connection.send(job.sizes)
+    while (wanted := connection.recv()) is not None:
+        connection.send(_run(job, *wanted))
 
 
-def _run(model: ServedModel, decoder: ImageDecoder, batch_size: int, seconds: float) -> tuple[float, float]:
+def _run(job: Job, batch_size: int, seconds: float) -> tuple[float, float]:
     times = []
     end = time.perf_counter() + seconds
-    for files in _batches(batch_size, model.loaded.input.crop):
+    for files in _batches(batch_size, job.crop):
         began = time.perf_counter()
-        pixels = torch.stack([decoder.decode(file) for file in files])
-        best_classes(model.run_batch(pixels), 5)
+        job.answers([job.decode(file) for file in files])
         times.append(time.perf_counter() - began)
         if time.perf_counter() > end:
             break

@@ -1,17 +1,20 @@
-"""Closed-loop clients over real sockets: each sends its next picture when it has its answer.
+"""The load generator: closed-loop clients, or Poisson arrivals that wait for nobody, over real sockets.
 
-Runs as a process of its own (`python -m service.bench.load`) and is light, about 60 µs of CPU a request, so that
-it measures the server and not itself.
+Runs as a process of its own (`python -m service.bench.load`) and is light, so that it measures the server and not
+itself; its own CPU time is in what it prints.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import collections
 import json
+import random
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import cast
 
 import httptools
@@ -19,92 +22,220 @@ import uvloop
 
 from service.bench.pictures import bench_pictures
 
-#: Connections are made and pages are touched first in this time.
+#: Connections are made and pages are touched first in this time; what begins in it is not counted.
 WARM_UP_SECONDS = 1.0
+#: After the last arrival of an open loop, answers are waited for so long.
+LINGER_SECONDS = 35.0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a generator sends.
+
+    Attributes:
+        clients: of a closed loop; each sends its next request when it has its answer.
+        rate: arrivals a second of an open loop; 0 for a closed one.
+        seconds: how long, after the warm-up.
+        crop: what the model sees of a picture, in pixels: pictures are of the sizes that people send to such a model.
+        body_bytes: bodies are filled up to so many bytes with a JPEG comment; 0 leaves them.
+        encoding: `raw`, or `json`: base64 in `{"image": …}`.
+    """
+
+    host: str
+    port: int
+    path: str
+    crop: int
+    seconds: float
+    clients: int = 0
+    rate: float = 0.0
+    body_bytes: int = 0
+    encoding: str = "raw"
 
 
 @dataclass
 class Tally:
-    """What all clients of a run saw: milliseconds of each request begun after the warm-up, and every failure."""
+    """What the clients saw of the requests that were due after the warm-up.
 
-    latencies: list[float] = field(default_factory=list)
-    failures: int = 0
+    Attributes:
+        seconds: the time counted.
+        latencies_ms: of each 200, from the moment it was meant to leave to the end of its answer.
+        refusals_ms: the same of each other answer.
+        kinds: how many there were of each status, and of each error of a connection.
+        stages_ms: by name, the sum over each 200's `Server-Timing`.
+        cpu_seconds: of the generator, the warm-up included.
+        late_ms: an open loop's sends, p99 of how long after their moment they left; a busy generator shows here.
+    """
+
+    seconds: float
+    latencies_ms: list[float] = field(default_factory=list)
+    refusals_ms: list[float] = field(default_factory=list)
+    kinds: dict[str, int] = field(default_factory=lambda: collections.defaultdict(int))
+    stages_ms: dict[str, float] = field(default_factory=lambda: collections.defaultdict(float))
+    cpu_seconds: float = 0.0
+    late_ms: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second that were answered."""
+        return len(self.latencies_ms) / self.seconds
+
+    @property
+    def failures(self) -> int:
+        return sum(self.kinds.values()) - self.kinds.get("200", 0)
+
+    def record(self, kind: str, milliseconds: float, timing: bytes) -> None:
+        self.kinds[kind] += 1
+        if kind != "200":
+            self.refusals_ms.append(milliseconds)
+            return
+        self.latencies_ms.append(milliseconds)
+        for stage in timing.split(b", ") if timing else ():
+            name, _, duration = stage.partition(b";dur=")
+            self.stages_ms[name.decode()] += float(duration)
 
 
-class Client(asyncio.Protocol):
-    """One keep-alive connection with one request in flight."""
+class Connection(asyncio.Protocol):
+    """One keep-alive connection with at most one request in flight. `meant` is when it was meant to leave."""
 
-    def __init__(self, requests: list[bytes], first: int, tally: Tally, start: float, end: float) -> None:
-        self._requests = requests
-        self._numbers = count(first)
-        self._tally = tally
-        self._start, self._end = start, end
-        self._parser = httptools.HttpResponseParser(self)
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def __init__(self, answered: Callable[[Connection, str, float, bytes], None]) -> None:
+        self._answered = answered
+        self._meant = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._send()
 
-    def _send(self) -> None:
-        self._began = time.perf_counter()
-        self._transport.write(self._requests[next(self._numbers) % len(self._requests)])
+    def send(self, request: bytes, meant: float) -> None:
+        self._meant, self._timing = meant, b""
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"server-timing":
+            self._timing = value
+
     def on_message_complete(self) -> None:
-        """Called by the parser when an answer is complete."""
-        now = time.perf_counter()
-        if self._parser.get_status_code() != 200:
-            self._tally.failures += 1
-        elif self._began >= self._start:
-            self._tally.latencies.append((now - self._began) * 1000)
-        self._parser = httptools.HttpResponseParser(self)
-        if now < self._end:
-            self._send()
-        else:
+        meant, self._meant = self._meant, 0.0
+        if not self._parser.should_keep_alive():
             self._transport.close()
+        self._answered(self, str(self._parser.get_status_code()), meant, self._timing)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if time.perf_counter() < self._end:
-            self._tally.failures += 1
-        if not self.done.done():
-            self.done.set_result(None)
+        if self._meant:
+            self._answered(self, type(exc).__name__ if exc else "closed", self._meant, b"")
+
+    @property
+    def is_open(self) -> bool:
+        return not self._transport.is_closing()
+
+    def close(self) -> None:
+        self._meant = 0.0
+        self._transport.close()
 
 
-def http_request(path: str, body: bytes, content_type: str = "image/jpeg") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
-
-
-async def closed_loop(host: str, port: int, requests: list[bytes], clients: int, seconds: float) -> Tally:
-    """Run so many clients for so long against a server on this machine, after a warm-up that is not counted."""
-    tally = Tally()
+async def closed_loop(traffic: Traffic, requests: Sequence[bytes]) -> Tally:
+    """So many clients, each with its own connection; one whose connection ends makes another."""
+    tally = Tally(traffic.seconds)
     start = time.perf_counter() + WARM_UP_SECONDS
-    end = start + seconds
-    loop = asyncio.get_running_loop()
-    running = []
-    for number in range(clients):
-        _, client = await loop.create_connection(
-            lambda first=number: Client(requests, first, tally, start, end),  # type: ignore[misc]
-            host,
-            port,
-        )
-        running.append(client)
-    async with asyncio.timeout(seconds + 60):
-        await asyncio.gather(*(client.done for client in running))
+    end = start + traffic.seconds
+    answers: list[asyncio.Queue[None]] = [asyncio.Queue() for _ in range(traffic.clients)]
+
+    def answered(number: int, kind: str, meant: float, timing: bytes) -> None:
+        if meant >= start:
+            tally.record(kind, (time.perf_counter() - meant) * 1000, timing)
+        answers[number].put_nowait(None)
+
+    async def client(number: int) -> None:
+        connection = None
+        for turn in range(number, 1 << 62):
+            if (now := time.perf_counter()) >= end:
+                break
+            if connection is None or not connection.is_open:
+                connection = await _connect(traffic, lambda _, *told: answered(number, *told))
+            connection.send(requests[turn % len(requests)], now)
+            await answers[number].get()
+        if connection:
+            connection.close()
+
+    async with asyncio.timeout(traffic.seconds + 90):
+        await asyncio.gather(*map(client, range(traffic.clients)))
     return tally
 
 
+async def open_loop(traffic: Traffic, requests: Sequence[bytes]) -> Tally:
+    """Arrivals of a Poisson process, on as many connections as are needed.
+
+    A latency counts from the moment an arrival was meant to leave, so that a stall shows in all that it held up
+    ("coordinated omission": Gil Tene).
+    """
+    tally = Tally(traffic.seconds)
+    idle: list[Connection] = []
+    waiting, choices, late = 0, random.Random(7), []  # noqa: S311
+    start = time.perf_counter() + WARM_UP_SECONDS
+    due, end = start - WARM_UP_SECONDS, start + traffic.seconds
+
+    def answered(connection: Connection, kind: str, meant: float, timing: bytes) -> None:
+        nonlocal waiting
+        waiting -= 1
+        if meant >= start:
+            tally.record(kind, (time.perf_counter() - meant) * 1000, timing)
+        if connection.is_open:
+            idle.append(connection)
+
+    number = 0
+    while due < end:
+        if (ahead := due - time.perf_counter()) > 0:
+            await asyncio.sleep(ahead)
+        while idle and not idle[-1].is_open:
+            idle.pop()
+        connection = idle.pop() if idle else await _connect(traffic, answered)
+        late.append((time.perf_counter() - due) * 1000)
+        waiting += 1
+        connection.send(requests[number % len(requests)], due)
+        number += 1
+        due += choices.expovariate(traffic.rate)
+    last = time.perf_counter() + LINGER_SECONDS
+    while waiting and time.perf_counter() < last:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    if waiting:
+        tally.kinds["no answer"] += waiting
+    tally.late_ms = sorted(late)[int(0.99 * len(late))]
+    for connection in idle:
+        connection.close()
+    return tally
+
+
+async def _connect(traffic: Traffic, answered: Callable[[Connection, str, float, bytes], None]) -> Connection:
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Connection(answered), traffic.host, traffic.port)
+    return connection
+
+
+def http_requests(traffic: Traffic) -> list[bytes]:
+    """A whole request for each picture."""
+    return [_request(traffic, picture) for picture in bench_pictures(traffic.crop, traffic.body_bytes)]
+
+
+def _request(traffic: Traffic, picture: bytes) -> bytes:
+    body, kind = picture, "image/jpeg"
+    if traffic.encoding == "json":
+        body, kind = json.dumps({"image": base64.b64encode(picture).decode()}).encode(), "application/json"
+    head = f"POST {traffic.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
 def main() -> None:
-    """Arguments: host, port, path, the model's crop, clients, seconds. Prints the tally as JSON."""
-    host, port, path, crop, clients, seconds = sys.argv[1:]
-    requests = [http_request(path, picture) for picture in bench_pictures(int(crop))]
+    """One argument: the traffic as JSON. Prints the tally as JSON."""
+    traffic = Traffic(**json.loads(sys.argv[1]))
+    requests = http_requests(traffic)
+    run = open_loop if traffic.rate else closed_loop
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        tally = runner.run(closed_loop(host, int(port), requests, int(clients), float(seconds)))
-    result = {"seconds": float(seconds), "cpu_seconds": time.process_time(), "failures": tally.failures}
-    print(json.dumps(result | {"latencies": tally.latencies}))
+        began = time.process_time()
+        tally = runner.run(run(traffic, requests))
+    tally.cpu_seconds = time.process_time() - began
+    print(json.dumps(vars(tally)))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,16 @@ _PHOTOGRAPHS = {
     "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
     "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg"),
 }
-_CROPS = 500 / 224
+#: Longer side in crops of 224: thumbnails, what the web shows, and what a small screen fills.
+_SIDES = (320 / 224, 500 / 224, 800 / 224)
+_COMMENT, _MOST_COMMENT_BYTES = b"\xff\xfe", 65_533
 
 
-def bench_pictures(crop: int = 224) -> list[bytes]:
-    """The photographs as JPEG files; for a model that sees 224 pixels the longer side is 500, and a file 30 to 60 KB.
+def bench_pictures(crop: int = 224, body_bytes: int = 0) -> list[bytes]:
+    """The photographs as JPEG files in several sizes; for a model that sees 224 pixels, 15 to 130 KB a file.
+
+    With `body_bytes` each file is filled up to so many bytes with a comment, which decoders skip (JPEG, ISO 10918-1,
+    B.2.4.5): what is measured is then how bytes are carried, not how they are decoded.
 
     Raises:
         ConfigurationError: the packages that carry them are not installed.
@@ -29,16 +34,18 @@ def bench_pictures(crop: int = 224) -> list[bytes]:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise ConfigurationError([f"bench: {package} is not installed; install gradless[bench]"])
-        pictures += [
-            _jpeg(Path(spec.origin).parent / name, round(_CROPS * crop))
-            for name in names
-            if _is_there(spec.origin, name)
-        ]
-    return pictures
+        there = [path for name in names if (path := Path(spec.origin).parent / name).exists()]
+        pictures += [_jpeg(path, round(side * crop)) for path in there for side in _SIDES]
+    return [_filled(picture, body_bytes) for picture in pictures]
 
 
-def _is_there(origin: str, name: str) -> bool:
-    return (Path(origin).parent / name).exists()
+def _filled(jpeg: bytes, size: int) -> bytes:
+    """The same picture with comments after its first marker, `size` bytes long or as long as it was."""
+    comments = b""
+    while (missing := size - len(jpeg) - len(comments)) > 4:
+        length = min(missing - 4, _MOST_COMMENT_BYTES)
+        comments += _COMMENT + (length + 2).to_bytes(2, "big") + bytes(length)
+    return jpeg[:2] + comments + jpeg[2:]
 
 
 def _jpeg(path: Path, side: int) -> bytes:

@@ -19,7 +19,7 @@ from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
 from service.loader.probes import probes
 from service.loader.proof import prove
-from service.loader.report import Report, Tuning
+from service.loader.report import Report, Tuned, Tuning
 
 #: Cap of a batch until somebody measures: beyond it a CPU's cache is the limit, a GPU's return diminishes.
 DEFAULT_CAP = {"cpu": 8, "cuda": 32}
@@ -27,11 +27,14 @@ DEFAULT_CAP = {"cpu": 8, "cuda": 32}
 #: A forward at the cap that one thread does in this time keeps to one thread; longer than the second, none is tried.
 SHORT_SECONDS, NOT_SHORT_SECONDS = 0.004, 0.02
 
-_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
+FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class ServedModel:
     """One model of one engine. Only the worker thread touches it.
+
+    Args:
+        tuned: what `gradless bench --tune` found for it here. The card's cap is never exceeded.
 
     Attributes:
         cap: the largest batch, in examples.
@@ -39,17 +42,15 @@ class ServedModel:
         tuning: memory format and threads, whichever measured fastest.
     """
 
-    def __init__(self, loaded: LoadedModel, card: Card, device: torch.device) -> None:
+    def __init__(self, loaded: LoadedModel, card: Card, device: torch.device, tuned: Tuned | None = None) -> None:
         self.loaded = loaded
-        # Who is not known to be indifferent to company runs alone.
-        self.cap = (
-            1 if "batch-invariant" in card.proof.waive else card.batching.max_batch_size or DEFAULT_CAP[device.type]
-        )
+        self.cap = _cap(card, device, tuned)
         self.sizes = ladder(self.cap)
         self.tuning = Tuning("contiguous_format", torch.get_num_threads())
+        self._tuned = tuned
         self._card = card
         self._device = device
-        self._module = loaded.module.to(device)
+        self.module = loaded.module.to(device)
         self._mean = torch.tensor(loaded.input.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(loaded.input.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         crop = loaded.input.crop
@@ -79,9 +80,7 @@ class ServedModel:
         """
         if torch.get_num_threads() != self.tuning.threads:
             torch.set_num_threads(self.tuning.threads)
-        moved = pixels.to(self._device, non_blocking=True)
-        images = moved.to(torch.float32, memory_format=_FORMATS[self.tuning.memory_format])
-        logits = self._module(images.sub_(self._mean).div_(self._std))
+        logits = self.module(self.normalised(pixels))
         if not isinstance(logits, Tensor) or logits.shape != (len(pixels), self.loaded.classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             wanted = (len(pixels), self.loaded.classes)
@@ -90,38 +89,53 @@ class ServedModel:
             torch.cuda.current_stream(self._device).synchronize()  # else a forward's time is the time to launch it
         return logits
 
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """What the model sees, `(N, 3, H, W) float32` on the device, in the memory format that was chosen."""
+        moved = pixels.to(self._device, non_blocking=True)
+        images = moved.to(torch.float32, memory_format=FORMATS[self.tuning.memory_format])
+        return images.sub_(self._mean).div_(self._std)
+
     def tune(self, known: Tuning | None, threads: int) -> None:
         """Lay the weights out, and take as many of `threads`, as measures fastest here.
 
-        `known` is what an earlier measurement found. Called outside inference mode, so that the weights stay normal
-        tensors. Nothing has a fixed winner: channels_last triples EfficientNet-Lite0 on AVX-512 and slows other
-        models down. And a second thread halves a long forward, but a tiny one mostly waits for it to be scheduled: a
-        model of one layer served 430 pictures/s with two threads on two busy cores, 1,830 with one.
+        `known` is what an earlier measurement found. Nothing has a fixed winner: channels_last triples
+        EfficientNet-Lite0 on AVX-512 and slows other models down. And a second thread halves a long forward, but a
+        tiny one mostly waits for it to be scheduled: a model of one layer served 430 pictures/s with two threads on
+        two busy cores, 1,830 with one.
         """
-        self._apply(known or self._measure(threads))
+        self.apply(self._tuned.tuning if self._tuned else known or self._measure(threads))
 
     def _measure(self, threads: int) -> Tuning:
-        seconds = {tuning: self._time(tuning) for tuning in (Tuning(name, threads) for name in _FORMATS)}
+        seconds = {tuning: self.time(tuning) for tuning in (Tuning(name, threads) for name in FORMATS)}
         fastest = min(seconds, key=lambda tuning: seconds[tuning])
         alone = Tuning(fastest.memory_format, 1)
-        if self._device.type == "cpu" and seconds[fastest] < NOT_SHORT_SECONDS and self._time(alone) < SHORT_SECONDS:
+        if self._device.type == "cpu" and seconds[fastest] < NOT_SHORT_SECONDS and self.time(alone) < SHORT_SECONDS:
             return alone
         return fastest
 
-    def _apply(self, tuning: Tuning) -> None:
+    def apply(self, tuning: Tuning) -> None:
+        """Run so from now on. Called outside inference mode, so that the weights stay normal tensors."""
         self.tuning = tuning
-        self._module.to(memory_format=_FORMATS[tuning.memory_format])
+        self.module.to(memory_format=FORMATS[tuning.memory_format])
 
-    def _time(self, tuning: Tuning) -> float:
-        """Seconds of the best of three forwards at the cap, after one that is not counted."""
-        self._apply(tuning)
+    def time(self, tuning: Tuning, size: int = 0, seconds: float = 0.0, forwards: int = 3) -> float:
+        """Seconds of the best forward of `size` examples, at the cap without one, after one that is not counted.
+
+        There are at least so many `forwards`, and as many as `seconds` hold.
+        """
+        self.apply(tuning)
+        pixels = self._staging[: size or self.cap]
         with torch.inference_mode():
-            self.run_batch(self._staging)
-            return min(self._timed_forward() for _ in range(3))
+            self.run_batch(pixels)
+            end = time.perf_counter() + seconds
+            times = [self._timed(pixels) for _ in range(forwards)]
+            while time.perf_counter() < end:
+                times.append(self._timed(pixels))
+        return min(times)
 
-    def _timed_forward(self) -> float:
+    def _timed(self, pixels: Tensor) -> float:
         began = time.perf_counter()
-        self.run_batch(self._staging)
+        self.run_batch(pixels)
         return time.perf_counter() - began
 
     def warm_up(self, sizes: Sequence[int]) -> None:
@@ -136,13 +150,13 @@ class ServedModel:
         Raises:
             Refusal: `run_batch` refused an example.
         """
-        freeze(self._module)  # so that what an earlier forward undid is found, and told, as forward's doing
+        freeze(self.module)  # so that what an earlier forward undid is found, and told, as forward's doing
         examples = probes(2 * max(sizes), self.loaded.input.crop)
-        return prove(self.run_batch, self._module, examples, sizes, self._card.proof.waive)
+        return prove(self.run_batch, self.module, examples, sizes, self._card.proof.waive)
 
     def guard(self) -> Guard:
         """What watches over the model from now on."""
-        return Guard(self.loaded.name, self._module, self.loaded.seal)
+        return Guard(self.loaded.name, self.module, self.loaded.seal)
 
     def artefact_key(self, threads: int) -> str:
         """Under which is kept what was made for this model here; `threads` are those that it may take."""
@@ -160,7 +174,24 @@ class ServedModel:
             labels=loaded.labels,
             batch_sizes=self.sizes,
             tuning=self.tuning,
+            tuned=self._tuned,
             memory_bytes=loaded.memory,
             card=self._card.model_dump(mode="json", exclude_none=True),
             report=report,
         )
+
+
+def _cap(card: Card, device: torch.device, tuned: Tuned | None) -> int:
+    """The largest batch; who is not known to be indifferent to company runs alone."""
+    if "batch-invariant" in card.proof.waive:
+        return 1
+    stated = card.batching.max_batch_size
+    if tuned:
+        return min(tuned.tuning.cap, stated or tuned.tuning.cap)
+    return stated or DEFAULT_CAP[device.type]
+
+
+def tuning_key(loaded: LoadedModel, device: torch.device, threads: int) -> str:
+    """Under which a tuning is kept: that of the artefact, but of a model whose cap is not known yet."""
+    crop = loaded.input.crop
+    return artefact_key(loaded.version, "float32", (3, crop, crop), device, threads)

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import msgspec
 
-from service.loader.report import Report, Tuning
+from service.loader.report import Report, Tuned, Tuning
 
 _LENGTH = struct.Struct("<I")
 
@@ -100,6 +100,7 @@ class ModelState(msgspec.Struct, frozen=True):
     labels: list[str] = []
     batch_sizes: list[int] = []
     tuning: Tuning | None = None
+    tuned: Tuned | None = None
     example_seconds: float = 0.0
     memory_bytes: dict[str, int] = {}
     card: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from service.engine.aboard import Aboard
 from service.engine.batcher import Batch, Batcher, Request
 from service.engine.caps import Caps
 from service.engine.guard import CaughtError, Guard, SealWatch
-from service.engine.model import ServedModel
+from service.engine.model import ServedModel, tuning_key
 from service.engine.pace import Pace
 from service.engine.runner import Answer, Runner
 from service.engine.wire import Failure, ModelState, Result
@@ -137,7 +137,9 @@ class Worker(threading.Thread):
     def _load(self, folder: ModelFolder) -> ModelState:
         state = ModelState(folder.name, "loading", required=folder.card.required)
         try:
-            model = ServedModel(load(folder), folder.card, self._device)
+            loaded = load(folder)
+            tuned = self._records.read_tuned(tuning_key(loaded, self._device, self._threads))
+            model = ServedModel(loaded, folder.card, self._device, tuned)
             kept = self._records.read(model.artefact_key(self._threads))
             known = self._tunings.get(model.loaded.version)
             model.tune(known or (kept.tuning if kept else None), self._threads)

@@ -1,4 +1,4 @@
-"""What is made once for a model on a machine, and kept: for now how it runs fastest, and the report of its full proof.
+"""What is made once for a model on a machine, and kept: how it runs fastest, and the report of its full proof.
 
 A file's name is the artefact key: it changes with anything that could change what the file says.
 """
@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -16,7 +17,7 @@ import torch
 import torchvision
 
 import service
-from service.loader.report import Record
+from service.loader.report import Record, Tuned
 
 log = structlog.get_logger()
 
@@ -44,27 +45,53 @@ def cpu_features() -> str:
 
 
 class Records:
-    """The records of models whose full proof was passed, in a folder; one that cannot be written keeps nothing."""
+    """What is kept in a folder: for each key a full proof that was passed, and a tuning."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "proofs"
+        self._proofs, self._tunings = folder / "proofs", folder / "tunings"
 
     def read(self, key: str) -> Record | None:
         """The record under a key, or None: then all is to be measured and proven."""
-        try:
-            record = msgspec.json.decode((self._folder / f"{key}.json").read_bytes(), type=Record)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        return record if record.report.passed else None
+        record = _read(self._proofs / f"{key}.json", Record)
+        return record if record and record.report.passed else None
 
     def write(self, key: str, record: Record) -> None:
-        """Keep a record; whole or not at all, whoever else writes."""
-        file = self._folder / f"{key}.json"
-        partial = file.with_suffix(f".{os.getpid()}")
+        """Keep a record; where that cannot be, nothing is kept, and the log says so."""
+        file = self._proofs / f"{key}.json"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            partial.write_bytes(msgspec.json.encode(record))
-            partial.replace(file)
+            _write(file, record)
         except OSError as error:
             words = "each start runs the whole proof; set --cache to a folder that can be written"
             log.warning("proof not kept", file=str(file), error=error.strerror, then=words)
+
+    def read_tuned(self, key: str) -> Tuned | None:
+        """What `gradless bench --tune` found, or None."""
+        return _read(self._tunings / f"{key}.json", Tuned)
+
+    def write_tuned(self, key: str, tuned: Tuned) -> Path:
+        """Keep a tuning for the next start, in the file that is returned.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        file = self._tunings / f"{key}.json"
+        _write(file, tuned)
+        return file
+
+
+Kept = TypeVar("Kept")
+
+
+def _read(file: Path, kind: type[Kept]) -> Kept | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _write(file: Path, content: object) -> None:
+    """Whole or not at all, whoever else writes."""
+    partial = file.with_suffix(f".{os.getpid()}")
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial.write_bytes(msgspec.json.encode(content))
+    partial.replace(file)

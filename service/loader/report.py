@@ -97,11 +97,38 @@ class Report(msgspec.Struct, frozen=True):
 class Tuning(msgspec.Struct, frozen=True):
     """How a model runs on its device, as measured there.
 
-    `memory_format` is torch's name of it; `threads` are the intra-op threads of its forward.
+    `memory_format` is torch's name of it; `threads` are the intra-op threads of its forward; `cap` is the largest
+    batch, in examples, where `gradless bench --tune` has looked for it, else 0.
     """
 
     memory_format: str
     threads: int
+    cap: int = 0
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Seconds of a forward, the best of several, of so many examples."""
+
+    memory_format: str
+    threads: int
+    batch_size: int
+    seconds: float
+
+
+class Tuned(msgspec.Struct, frozen=True):
+    """What `gradless bench --tune` measured on a machine, and chose.
+
+    Attributes:
+        tuning: what is used from the next start on.
+        timings: everything that was tried.
+        latency_target_ms: what a forward at the cap was to take at most; 0 without a target.
+        made: when, UTC, ISO 8601.
+    """
+
+    tuning: Tuning
+    timings: list[Timing]
+    latency_target_ms: float
+    made: str
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -1,0 +1,88 @@
+"""What the bare loop and every peer do for a picture: the server's own decoder, forward and answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from service.cores import usable_cores
+from service.engine.model import ServedModel
+from service.loader.load import load
+from service.loader.report import Tuning
+from service.loader.repository import find_models
+from service.loader.weights import resolved_input
+from service.settings import Settings
+from service.tasks.classification import ImageDecoder, best_classes
+
+MAX_PIXELS = 50_000_000
+TOP_K = 5
+#: How a peer's workers learn their job: an `Order` as JSON.
+VARIABLE = "GRADLESS_BENCH_JOB"
+
+
+class Order(msgspec.Struct, frozen=True):
+    """Which model, in which memory format, with how many intra-op threads, in batches of at most `cap`."""
+
+    models: str
+    name: str
+    memory_format: str
+    threads: int
+    cap: int
+    device: str = "cpu"
+
+    @classmethod
+    def from_environment(cls) -> Order:
+        return msgspec.json.decode(os.environ[VARIABLE], type=cls)
+
+    def environment(self) -> dict[str, str]:
+        return {VARIABLE: msgspec.json.encode(self).decode()}
+
+
+def job_order(settings: Settings, models: Path, shown: dict[str, Any]) -> Order:
+    """The job of a model as a server shows it at `/models/{model}`: in its memory format, up to its largest batch."""
+    device = settings.first_device(torch.cuda.is_available())
+    threads = settings.threads or usable_cores()
+    return Order(str(models), shown["name"], shown["memory_format"], threads, shown["batch_sizes"][-1], device)
+
+
+def decoder(order: Order) -> Callable[[bytes], Tensor]:
+    """From a picture file to `(3, crop, crop) uint8`, for a model that need not be loaded."""
+    return ImageDecoder(resolved_input(find_models(Path(order.models))[order.name]), MAX_PIXELS).decode
+
+
+class Job:
+    """A frozen model, loaded as the server loads it, in the memory format and with the threads that it measured."""
+
+    def __init__(self, order: Order) -> None:
+        torch.set_num_threads(order.threads)
+        folder = find_models(Path(order.models))[order.name]
+        self._model = ServedModel(load(folder), folder.card, torch.device(order.device))
+        self._model.tune(Tuning(order.memory_format, order.threads), order.threads)
+        self.sizes = self._model.sizes
+        self.crop = self._model.loaded.input.crop
+        self.decode = decoder(order)
+        with torch.inference_mode():
+            self._model.warm_up(self.sizes)
+
+    def answers(self, pictures: Sequence[Tensor]) -> list[bytes]:
+        """One JSON document for each picture of a batch, as the server writes them."""
+        with torch.inference_mode():
+            probabilities, ids = best_classes(self._model.run_batch(torch.stack(list(pictures))), TOP_K)
+        rows = zip(probabilities.tolist(), ids.tolist(), strict=True)
+        return [self._written(row, classes) for row, classes in rows]
+
+    def _written(self, probabilities: list[float], ids: list[int]) -> bytes:
+        labels = self._model.loaded.labels
+        classes = [
+            {"id": number, "label": labels[number], "probability": probability}
+            for number, probability in zip(ids, probabilities, strict=True)
+        ]
+        loaded = self._model.loaded
+        answer = {"model": loaded.name, "version": loaded.version, "predictions": [{"classes": classes}]}
+        return msgspec.json.encode(answer)

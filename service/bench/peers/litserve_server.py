@@ -1,0 +1,45 @@
+"""LitServe: base64 in JSON as in its guides, batches as large as ours, 5 ms of waiting for company.
+
+Argument: port. The job is in the environment.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from typing import Any
+
+import litserve
+
+from service.bench.job import Job, Order
+
+
+class Pictures(litserve.LitAPI):  # type: ignore[misc]
+    def setup(self, device: str) -> None:
+        self._job = Job(Order.from_environment())
+
+    def decode_request(self, request: dict[str, str]) -> Any:
+        return self._job.decode(base64.b64decode(request["image"]))
+
+    def batch(self, inputs: list[Any]) -> list[Any]:
+        return inputs
+
+    def predict(self, inputs: list[Any]) -> list[bytes]:
+        return self._job.answers(inputs)
+
+    def unbatch(self, output: list[bytes]) -> list[bytes]:
+        return output
+
+    def encode_response(self, output: bytes) -> Any:
+        return json.loads(output)
+
+
+def main() -> None:
+    api = Pictures(max_batch_size=Order.from_environment().cap, batch_timeout=0.005)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

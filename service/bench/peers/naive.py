@@ -1,0 +1,56 @@
+"""The FastAPI application that people write: PIL, torchvision's transforms, a forward inside the handler.
+
+The model is eval and frozen, and the forward under `no_grad`: it is right, and does one request at a time.
+Argument: port. The job is in the environment.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from fastapi import FastAPI, Request
+from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
+
+from service.bench.job import Order
+from service.loader.load import load
+from service.loader.repository import find_models
+
+
+def main() -> None:
+    order = Order.from_environment()
+    loaded = load(find_models(Path(order.models))[order.name])
+    model, seen = loaded.module, loaded.input
+    preprocess = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(seen.resize, interpolation=InterpolationMode(seen.interpolation), antialias=True),
+            v2.CenterCrop(seen.crop),
+            v2.ToDtype(torch.float32),
+            v2.Normalize(seen.mean, seen.std),
+        ]
+    )
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(request: Request) -> dict[str, Any]:
+        picture = Image.open(io.BytesIO(await request.body())).convert("RGB")
+        with torch.no_grad():
+            scores = model(preprocess(picture).unsqueeze(0))
+        best = torch.softmax(scores, dim=1)[0].topk(min(5, len(loaded.labels)))
+        classes = [
+            {"id": number, "label": loaded.labels[number], "probability": probability}
+            for probability, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        return {"model": order.name, "version": loaded.version, "predictions": [{"classes": classes}]}
+
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

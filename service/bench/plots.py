@@ -1,0 +1,83 @@
+"""The picture of a run: throughput, latency under load, where the time goes, and the bare loop by batch size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from service.audit.pictures import new_figure, save
+from service.bench.results import Model, Results
+
+COLOURS = {"gradless": "#1f5fa8", "litserve": "#c8591b", "mosec": "#3a8f5c", "naive": "#8a8a8a"}
+NAMES = {"gradless": "Gradless", "litserve": "LitServe", "mosec": "mosec", "naive": "naive app"}
+STAGES = ("decode", "queue", "forward", "rest")
+STAGE_COLOURS = ("#7aa6d6", "#c9c9c9", "#1f5fa8", "#e0a37c")
+
+
+def draw(results: Results, file: Path) -> None:
+    """A row of panels a model: every scale of rates and times begins at nothing, but the open loop's, which is a log.
+
+    Raises:
+        ConfigurationError: matplotlib is missing, or the file cannot be written.
+    """
+    figure = new_figure(13, 3.6 * len(results.models))
+    grid = figure.subplots(len(results.models), 4, squeeze=False)
+    for row, model in zip(grid, results.models, strict=True):
+        _throughput(row[0], model)
+        _stages(row[1], model)
+        _batch_sizes(row[2], model)
+        _open_loop(row[3], model)
+        for axes in row:
+            axes.spines[["top", "right"]].set_visible(False)
+    save(figure, file)
+
+
+def _throughput(axes: Any, model: Model) -> None:
+    axes.set_title(f"{model.name}: pictures/s by clients", fontsize=10, loc="left")
+    for name, loads in model.servers.items():
+        positions = [str(load.clients) for load in loads]
+        axes.plot(positions, [load.rate for load in loads], marker="o", color=COLOURS[name], label=NAMES[name])
+    if model.bare:
+        axes.axhline(model.best_bare.rate, color="black", linewidth=1, linestyle="--", label="bare loop, best batch")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _stages(axes: Any, model: Model) -> None:
+    axes.set_title("where a request's time goes, ms", fontsize=10, loc="left")
+    loads = model.servers["gradless"]
+    bottom = [0.0] * len(loads)
+    for stage, colour in zip(STAGES, STAGE_COLOURS, strict=True):
+        heights = [_stage(load.stages_ms, stage) for load in loads]
+        axes.bar([str(load.clients) for load in loads], heights, bottom=bottom, color=colour, label=stage)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    axes.set_xlabel("clients", fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _stage(stages: dict[str, float], stage: str) -> float:
+    if stage != "rest":
+        return stages.get(stage, 0.0)
+    return max(0.0, stages.get("total", 0.0) - sum(stages.get(known, 0.0) for known in STAGES[:-1]))
+
+
+def _batch_sizes(axes: Any, model: Model) -> None:
+    axes.set_title("bare loop: ms a picture by batch size", fontsize=10, loc="left")
+    sizes = [str(bare.batch_size) for bare in model.bare]
+    bars = axes.bar(sizes, [1000 / bare.rate for bare in model.bare], color="#555555")
+    axes.bar_label(bars, fmt="%.3g", fontsize=8)
+
+
+def _open_loop(axes: Any, model: Model) -> None:
+    found = model.open_loop
+    if not found:
+        axes.set_axis_off()
+        return
+    axes.set_title("open loop: ms by share of capacity", fontsize=10, loc="left")
+    shares = [100 * step.share for step in found.steps]
+    for percentile, colour in (("p50", "#1f5fa8"), ("p99", "#c8591b")):
+        axes.plot(shares, [s.latency_ms[percentile] for s in found.steps], marker="o", color=colour, label=percentile)
+    axes.axvline(100 * found.knee / found.capacity, color="black", linewidth=1, linestyle=":", label="knee")
+    axes.set_yscale("log")
+    axes.set_xlabel("% of capacity", fontsize=8)
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,168 @@
+"""What a bench run says, as it is printed in JSON: medians over the rounds, and whether they may be believed."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+from service.bench.measure import Run, percentiles
+
+#: The bare loop runs between all others. When it moved by more, the machine was busy with something else.
+MOST_MOVED = 0.15
+
+
+def moved(canary: list[list[float]]) -> float:
+    """How far the bare loop moved from round to round, as a share: of each round the median counts."""
+    rates = [statistics.median(rates) for rates in canary]
+    return (max(rates) - min(rates)) / statistics.median(rates) if rates else 0.0
+
+
+@dataclass
+class Load:
+    """One server under so many closed-loop clients: medians over the rounds; percentiles over all of their answers."""
+
+    clients: int
+    rate: float
+    latency_ms: dict[str, float]
+    failures: dict[str, int]
+    stages_ms: dict[str, float]
+    cpu_seconds_per_1000: float | None
+    mean_batch: float | None
+    generator_cores: float
+
+    @classmethod
+    def of(cls, clients: int, runs: list[Run]) -> Load:
+        stages = {stage for run in runs for stage in run.stages_ms}
+        return cls(
+            clients=clients,
+            rate=statistics.median(run.tally.rate for run in runs),
+            latency_ms=percentiles([latency for run in runs for latency in run.tally.latencies_ms]),
+            failures=_added([run.tally.kinds for run in runs]),
+            stages_ms={stage: statistics.median(run.stages_ms.get(stage, 0.0) for run in runs) for stage in stages},
+            cpu_seconds_per_1000=_median([run.cpu_seconds_per_1000 for run in runs]),
+            mean_batch=_median([run.mean_batch for run in runs]),
+            generator_cores=statistics.median(run.generator_cores for run in runs),
+        )
+
+
+@dataclass
+class Bare:
+    """The bare loop at one batch size."""
+
+    batch_size: int
+    rate: float
+    batch_ms: float
+
+
+@dataclass
+class Step:
+    """One rate of an open loop; latencies from the moment that a request was meant to leave."""
+
+    offered: float
+    share: float
+    answered: float
+    latency_ms: dict[str, float]
+    failures: dict[str, int]
+    refusal_ms: dict[str, float]
+    late_ms: float
+
+
+@dataclass
+class OpenLoop:
+    """Steps up to past the capacity; `knee` is the highest rate offered at which the queue does not grow."""
+
+    capacity: float
+    steps: list[Step]
+    knee: float
+
+    def at(self, share: float) -> Step | None:
+        return next((step for step in self.steps if abs(step.share - share) < 1e-6), None)
+
+
+@dataclass
+class Model:
+    """One model: the bare loop, and each server by its name and clients.
+
+    `canary` has the bare loop's rates between the others, round by round; `tail` is a long run of many clients.
+    """
+
+    name: str
+    memory_format: str
+    threads: int
+    body_bytes: int
+    canary: list[list[float]] = field(default_factory=list)
+    bare: list[Bare] = field(default_factory=list)
+    servers: dict[str, list[Load]] = field(default_factory=dict)
+    open_loop: OpenLoop | None = None
+    tail: Load | None = None
+    pss_bytes: dict[str, int] = field(default_factory=dict)
+    started_in: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def moved(self) -> float:
+        return moved(self.canary)
+
+    @property
+    def is_conclusive(self) -> bool:
+        return self.moved <= MOST_MOVED
+
+    @property
+    def best_bare(self) -> Bare:
+        return max(self.bare, key=lambda bare: bare.rate)
+
+    def load(self, server: str, clients: int) -> Load:
+        return next(load for load in self.servers[server] if load.clients == clients)
+
+    def best(self, server: str) -> Load:
+        return max(self.servers[server], key=lambda load: load.rate)
+
+    def ratios(self) -> dict[str, float]:
+        """What is claimed, each from this run alone."""
+        ours = self.best("gradless")
+        told = {}
+        if self.bare:
+            told["served / bare loop at its best batch"] = ours.rate / self.best_bare.rate
+            told["one client: ms over the bare loop's at batch 1"] = self._one_ms("gradless") - self.bare[0].batch_ms
+        for peer in self.servers:
+            if peer != "gradless":
+                told[f"served / {peer}, each at its best"] = ours.rate / self.best(peer).rate
+                told[f"one client: median / {peer}'s"] = self._one_ms("gradless") / self._one_ms(peer)
+        if "naive" in self.pss_bytes:
+            told["memory (PSS of the tree) / naive app's"] = self.pss_bytes["gradless"] / self.pss_bytes["naive"]
+        if "floor" in self.started_in:
+            told["start / import, load and one forward"] = self.started_in["gradless"] / self.started_in["floor"]
+        if self.bare and self.open_loop and (step := self.open_loop.at(0.8)):
+            told["80 % of capacity, open loop: p99 / bare loop at batch 1"] = (
+                step.latency_ms["p99"] / self.bare[0].batch_ms
+            )
+        return told
+
+    def _one_ms(self, server: str) -> float:
+        """The median of one client."""
+        return self.load(server, 1).latency_ms["p50"]
+
+
+@dataclass
+class Results:
+    """A whole run."""
+
+    command: str
+    date: str
+    commit: str
+    machine: dict[str, str]
+    models: list[Model] = field(default_factory=list)
+
+    @property
+    def failures(self) -> int:
+        """Requests to the server under measurement that were not answered with 200, open loops past capacity aside."""
+        loads = [load for model in self.models for load in model.servers.get("gradless", [])]
+        return sum(count for load in loads for kind, count in load.failures.items() if kind != "200")
+
+
+def _added(kinds: list[dict[str, int]]) -> dict[str, int]:
+    return {kind: sum(each.get(kind, 0) for each in kinds) for kind in sorted({k for each in kinds for k in each})}
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None

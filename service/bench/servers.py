@@ -1,0 +1,203 @@
+"""The servers under measurement: started on a free port, suspended while another is measured, weighed, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from service.bench import venvs
+from service.bench.job import Order
+from service.bench.load import Traffic, http_requests
+from service.errors import ConfigurationError
+
+START_SECONDS = 180.0
+PEERS = ("naive", "litserve", "mosec")
+
+
+@dataclass
+class Server:
+    """One server and how to ask it.
+
+    Attributes:
+        name: `gradless`, or a peer.
+        path: where it takes pictures.
+        encoding: how; see `load.Traffic`.
+        group: its process group; None for a server that somebody else started.
+        started_in: seconds from the command to the first answer.
+    """
+
+    name: str
+    host: str
+    port: int
+    path: str
+    encoding: str = "raw"
+    group: int | None = None
+    started_in: float = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def traffic(self, crop: int, seconds: float, **more: float) -> Traffic:
+        return Traffic(self.host, self.port, self.path, crop, seconds, encoding=self.encoding, **more)  # type: ignore[arg-type]
+
+    def tree(self) -> list[psutil.Process]:
+        """Its living processes."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.Error):
+                if self.group is not None and os.getpgid(process.pid) == self.group:
+                    found.append(process)
+        return found
+
+    def pss(self) -> int:
+        """Bytes of all its processes, a page that several map counted once."""
+        return int(sum(self._each(lambda process: process.memory_full_info().pss)))
+
+    def cpu_seconds(self) -> float:
+        """CPU time of its living processes so far."""
+        return sum(self._each(lambda process: float(sum(process.cpu_times()[:2]))))
+
+    def _each(self, read: Callable[[psutil.Process], float]) -> Iterator[float]:
+        for process in self.tree():
+            with contextlib.suppress(psutil.Error):
+                yield read(process)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Running; outside it is suspended, so that it takes nothing from the others."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.suspend()
+
+    def suspend(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: int) -> None:
+        if self.group is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.group, number)
+
+
+def somebody_elses(url: str, model: str) -> Server:
+    """A server that runs already.
+
+    Raises:
+        ConfigurationError: the URL is none of plain HTTP.
+    """
+    found = re.fullmatch(r"http://([^/:]+)(?::(\d+))?/?", url)
+    if not found:
+        raise ConfigurationError.at("--url", url, "is not such an address", "http://HOST:PORT")
+    return Server("gradless", found[1], int(found[2] or 80), f"/models/{model}/predict")
+
+
+@contextlib.contextmanager
+def gradless(flags: Sequence[object], model: str, crop: int, tree: Path | None = None) -> Iterator[Server]:
+    """The shipped server, or that of another tree, and one of its models; `crop` is what that sees, in pixels."""
+    command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--drain-delay-seconds", "0"]
+    command += [*map(str, flags), "--port"]
+    environment = {"PYTHONPATH": str(tree)} if tree else {}
+    with _running("gradless", command, f"/models/{model}/predict", "raw", crop, environment, tree) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def peer(name: str, order: Order, crop: int) -> Iterator[Server]:
+    """A peer doing the same job, in a virtual environment of its own.
+
+    Raises:
+        ConfigurationError: it cannot be installed.
+    """
+    folder = Path(__file__).parent / "peers"
+    environment = order.environment()
+    if name == "naive":
+        command, path, encoding = [sys.executable, str(folder / "naive.py")], "/predict", "raw"
+    elif name == "litserve":
+        command, path, encoding = [venvs.python("litserve"), str(folder / "litserve_server.py")], "/predict", "json"
+    else:
+        command = [venvs.python("mosec"), str(folder / "mosec_server.py"), "--address", "127.0.0.1"]
+        command += ["--timeout", "60000", "--port"]
+        path, encoding = "/inference", "raw"
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    with _running(name, command, path, encoding, crop, environment) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _running(
+    name: str,
+    command: Sequence[str],
+    path: str,
+    encoding: str,
+    crop: int,
+    environment: dict[str, str],
+    folder: Path | None = None,
+) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    temporary = tempfile.mkdtemp(prefix="gradless-bench-")
+    log = Path(temporary, "log")
+    began = time.perf_counter()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, str(port)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"TMPDIR": temporary} | environment,
+            cwd=folder,
+            start_new_session=True,
+        )
+    server = Server(name, "127.0.0.1", port, path, encoding, process.pid)
+    try:
+        _wait_for_answer(server, crop, process, log)
+        server.started_in = time.perf_counter() - began
+        yield server
+    finally:
+        _end(server, process)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _wait_for_answer(server: Server, crop: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the first picture is answered."""
+    request = http_requests(server.traffic(crop, 0))[0]
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection((server.host, server.port), timeout=60) as asking:
+            asking.sendall(request)
+            if asking.recv(15).endswith(b" 200 OK"):
+                return
+        time.sleep(0.01)
+    words = log.read_text(errors="replace").splitlines()[-12:]
+    raise ConfigurationError([f"bench: {server.name} did not start:", *words])
+
+
+def _end(server: Server, process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL for whatever is left after a while."""
+    server._signal(signal.SIGCONT)
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    server._signal(signal.SIGKILL)
+    process.wait(10)
+
+
+def fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return bytes(answer.read())

@@ -1,0 +1,161 @@
+"""`gradless bench --tune`: in which memory format, with how many threads and in what batches a model is fastest."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from service.allocator import keep_freed_memory
+from service.bench.pictures import bench_pictures
+from service.cores import usable_cores
+from service.engine.batcher import ladder
+from service.engine.model import FORMATS, ServedModel, tuning_key
+from service.errors import ConfigurationError
+from service.loader.artefact import Records
+from service.loader.load import load
+from service.loader.report import Timing, Tuned, Tuning
+from service.loader.repository import ModelFolder, choose_default, find_models
+from service.settings import Settings
+from service.tasks.classification import ImageDecoder
+
+#: The largest batch tried; a card's own cap is never exceeded.
+MOST = {"cpu": 64, "cuda": 256}
+#: A smaller batch is as good as the best when it gives so much of its pictures/s: latency then decides.
+GOOD_ENOUGH = 0.97
+#: Each candidate runs so long, and at least so often.
+SECONDS, FORWARDS = 0.3, 3
+
+
+def tune(settings: Settings, models: list[str], latency_target_ms: float, as_json: bool) -> None:
+    """Measure, write for the next start, and print.
+
+    Raises:
+        ConfigurationError: no such model, nothing meets the target, or the cache cannot be written.
+    """
+    keep_freed_memory()
+    folders = find_models(settings.models)
+    names = models or [choose_default(folders, settings.default_model)]
+    if missing := [name for name in names if name not in folders]:
+        raise ConfigurationError([f"bench: there is no model {missing[0]!r}; there are {', '.join(sorted(folders))}"])
+    device = torch.device(settings.first_device(torch.cuda.is_available()))
+    for name in names:
+        _tune(settings, folders[name], device, latency_target_ms, as_json)
+
+
+def _tune(settings: Settings, folder: ModelFolder, device: torch.device, target_ms: float, as_json: bool) -> None:
+    threads = settings.threads or usable_cores()
+    loaded = load(folder)
+    key = tuning_key(loaded, device, threads)
+    most = folder.card.batching.max_batch_size or MOST[device.type]
+    trial = Tuned(Tuning("contiguous_format", threads, most), [], 0.0, "")
+    model = ServedModel(loaded, folder.card, device, trial)
+    timings = list(_timings(model, threads, device))
+    tuning = choose(timings, target_ms)
+    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    tuned = Tuned(tuning, timings, target_ms, made)
+    try:
+        file = Records(settings.cache.expanduser()).write_tuned(key, tuned)
+    except OSError as error:
+        words, fix = error.strerror or str(error), "name a folder that can be written"
+        raise ConfigurationError.at("--cache", str(settings.cache), words, fix) from error
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode({"model": folder.name} | msgspec.to_builtins(tuned))).decode())
+    else:
+        _show(folder.name, tuned, file)
+    if words := bfloat16(model, tuning, device, settings.max_pixels):
+        Console(stderr=True).print(words, highlight=False)
+
+
+def _timings(model: ServedModel, threads: int, device: torch.device) -> Iterator[Timing]:
+    counts = sorted({1, threads}) if device.type == "cpu" else [threads]
+    sizes = ladder(model.cap)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(model.loaded.name, total=len(FORMATS) * len(counts) * len(sizes))
+        for name in FORMATS:
+            for count in counts:
+                for size in sizes:
+                    yield Timing(name, count, size, model.time(Tuning(name, count), size, SECONDS, FORWARDS))
+                    progress.advance(task)
+
+
+def choose(timings: list[Timing], target_ms: float) -> Tuning:
+    """The smallest batch that gives nearly the most pictures/s of all that meet the target, and how it gives them.
+
+    Raises:
+        ConfigurationError: not even one picture meets the target.
+    """
+    if target_ms and not (good := [timing for timing in timings if timing.seconds * 1000 <= target_ms]):
+        fastest = min(timing.seconds for timing in timings) * 1000
+        words = f"the fastest forward takes {fastest:.1f} ms"
+        raise ConfigurationError.at("--latency-target", f"{target_ms:g}", words, "ask for more")
+    good = good if target_ms else timings
+    most = max(timing.batch_size / timing.seconds for timing in good)
+    enough = [timing for timing in good if timing.batch_size / timing.seconds >= GOOD_ENOUGH * most]
+    found = min(enough, key=lambda timing: (timing.batch_size, timing.seconds))
+    return Tuning(found.memory_format, found.threads, found.batch_size)
+
+
+def _show(name: str, tuned: Tuned, file: Path) -> None:
+    chosen = tuned.tuning
+    table = Table(title=f"{name}: pictures/s of the forward by batch size", title_justify="left")
+    sizes = sorted({timing.batch_size for timing in tuned.timings})
+    for column, heading in enumerate(["memory format", "threads", *map(str, sizes)]):
+        table.add_column(heading, justify="right" if column else "left")
+    rows: dict[tuple[str, int], dict[int, float]] = {}
+    for timing in tuned.timings:
+        rates = rows.setdefault((timing.memory_format, timing.threads), {})
+        rates[timing.batch_size] = timing.batch_size / timing.seconds
+    for (memory_format, threads), rates in rows.items():
+        mine = (memory_format, threads) == (chosen.memory_format, chosen.threads)
+        cells = [f"{rates[size]:.1f}{' *' if mine and size == chosen.cap else ''}" for size in sizes]
+        table.add_row(memory_format, str(threads), *cells)
+    Console().print(table)
+    print(f"From the next start on (*): {chosen.memory_format}, {chosen.threads} threads, batches up to {chosen.cap}.")
+    print(f"Written to {file}")
+
+
+def bfloat16(model: ServedModel, tuning: Tuning, device: torch.device, max_pixels: int) -> str:
+    """One line of what bfloat16 would win and change here; empty where the hardware does not compute in it."""
+    if not _computes_bfloat16(device):
+        return ""
+    decoder = ImageDecoder(model.loaded.input, max_pixels)
+    pixels = torch.stack([decoder.decode(picture) for picture in bench_pictures(model.loaded.input.crop)])[: tuning.cap]
+    model.apply(tuning)
+    with torch.inference_mode():
+        images = model.normalised(pixels)
+        full, full_seconds = _outputs(model.module, images)
+        half, half_seconds = _outputs(copy.deepcopy(model.module).to(torch.bfloat16), images.to(torch.bfloat16))
+    same = int((full.argmax(1) == half.argmax(1)).sum())
+    return (
+        f"bfloat16, which this machine computes in, would take {half_seconds / full_seconds:.2f} of the time at batch "
+        f"{len(pixels)}; probabilities differ by up to {(full - half).abs().max():.1e}, "
+        f"{same} of {len(pixels)} photographs keep their class. It is not switched on."
+    )
+
+
+def _outputs(module: torch.nn.Module, images: Tensor) -> tuple[Tensor, float]:
+    """Probabilities in float32, and seconds of the best forward."""
+    seconds = []
+    for _ in range(FORWARDS + 1):
+        began = time.perf_counter()
+        scores = module(images)
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)
+        seconds.append(time.perf_counter() - began)
+    return torch.softmax(scores.float(), dim=1), min(seconds)
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

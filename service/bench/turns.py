@@ -1,0 +1,165 @@
+"""One model measured: everybody who does the job takes turns, so that noise hits all alike."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from service.bench.bare import ask, bare_loop
+from service.bench.choice import crop_of, folder_of_one
+from service.bench.floor import floor_seconds
+from service.bench.job import Order, job_order
+from service.bench.measure import Run, generate, measure, percentiles
+from service.bench.results import Bare, Load, Model, OpenLoop, Step
+from service.bench.servers import Server, fetch, gradless, peer, somebody_elses
+from service.settings import Settings
+
+CLIENTS = (1, 8, 32, 64)
+PEERS_CLIENTS = (1, 8, 32)
+#: Of the capacity, which is the rate of many closed-loop clients.
+SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.2)
+#: The queue grows when answers take so many times as long, at their median, as at the lightest load.
+KNEE = 3.0
+#: What a body of the trivial model weighs, and how many measurements long its tail is watched.
+TRIVIAL_BYTES, TAIL = 50_000, 10
+#: Between two others the bare loop runs for so long.
+CANARY_SECONDS = 0.7
+STARTS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and for how long each time."""
+
+    settings: Settings
+    seconds: float
+    rounds: int
+    peers: tuple[str, ...]
+    url: str = ""
+
+
+class Bench:
+    """One model: servers that each do the same job, of which one at a time is awake."""
+
+    def __init__(self, plan: Plan, name: str, folder: Path, say: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._name = name
+        self._folder = folder
+        self._say = say
+        self._trivial = name == "trivial"
+        self._body_bytes = TRIVIAL_BYTES if self._trivial else 0
+
+    def run(self, first: bool) -> Model:
+        """Everything about the model; start, memory and open loop of the first one only."""
+        settings = self._plan.settings
+        with contextlib.ExitStack() as running:
+            models = running.enter_context(folder_of_one(self._name, self._folder))
+            self._crop = crop_of(models, self._name)
+            self._flags = ["--models", models, "--device", settings.device, "--threads", settings.threads]
+            self._flags += ["--cache", settings.cache.expanduser()]
+            self._say("starting")
+            ours = self._start_ours(running)
+            shown = msgspec.json.decode(fetch(f"{ours.url}/models/{self._name}"))
+            self._model = Model(self._name, shown["memory_format"], shown["threads"], self._body_bytes)
+            order = job_order(settings, models, shown)
+            ours.suspend()
+            bare, sizes = running.enter_context(bare_loop(order))
+            peers = [self._start_peer(running, name, order) for name in self._plan.peers]
+            self._rounds(ours, peers, bare, sizes)
+            if self._trivial:
+                self._say("the tail of 32 clients")
+                self._model.tail = Load.of(32, [self._closed(ours, 32, TAIL * self._plan.seconds)])
+            elif first:
+                self._weigh([ours, *peers])
+                self._open_loop(ours)
+                if not self._plan.url:
+                    self._starts(order)
+        return self._model
+
+    def _start_ours(self, running: contextlib.ExitStack) -> Server:
+        if self._plan.url:
+            return somebody_elses(self._plan.url, self._name)
+        return running.enter_context(gradless(self._flags, self._name, self._crop))
+
+    def _start_peer(self, running: contextlib.ExitStack, name: str, order: Order) -> Server:
+        self._say(f"starting {name}")
+        server = running.enter_context(peer(name, order, self._crop))
+        server.suspend()
+        return server
+
+    def _rounds(self, ours: Server, peers: list[Server], bare: Any, sizes: list[int]) -> None:
+        clients = (1, 32) if self._trivial else CLIENTS
+        asked = [(ours, n) for n in clients] + [(p, n) for p in peers for n in PEERS_CLIENTS if n in clients]
+        runs: dict[tuple[str, int], list[Run]] = {}
+        rates: dict[int, list[tuple[float, float]]] = {size: [] for size in sizes}
+        for turn in range(self._plan.rounds):
+            canaries = []
+            for size in sizes:
+                self._say(f"round {turn + 1} of {self._plan.rounds}: bare loop, batch {size}")
+                rates[size].append(ask(bare, size, self._plan.seconds / 2))
+            for server, n in asked:
+                self._say(f"round {turn + 1} of {self._plan.rounds}: {server.name}, {n} clients")
+                runs.setdefault((server.name, n), []).append(self._closed(server, n, self._plan.seconds))
+                canaries.append(ask(bare, sizes[-1], CANARY_SECONDS)[0])
+            self._model.canary.append(canaries)
+        for size, told in rates.items():
+            rate, batch_ms = (statistics.median(values) for values in zip(*told, strict=True))
+            self._model.bare.append(Bare(size, rate, batch_ms))
+        for (name, n), done in runs.items():
+            self._model.servers.setdefault(name, []).append(Load.of(n, done))
+
+    def _closed(self, server: Server, clients: int, seconds: float) -> Run:
+        traffic = server.traffic(self._crop, seconds, clients=clients, body_bytes=self._body_bytes)
+        with server.awake():
+            return measure(server, traffic, self._name)
+
+    def _weigh(self, servers: list[Server]) -> None:
+        for server in servers:
+            if server.group is not None:
+                self._model.pss_bytes[server.name] = server.pss()
+
+    def _open_loop(self, ours: Server) -> None:
+        """The capacity anew, since the machine may have moved, then steps up to past it."""
+        seconds = max(8.0, 2 * self._plan.seconds)
+        with ours.awake():
+            self._say("capacity")
+            capacity = generate(ours.traffic(self._crop, seconds, clients=32)).rate
+            steps = []
+            for share in SHARES:
+                self._say(f"open loop at {share:.0%} of {capacity:.0f}/s")
+                tally = generate(ours.traffic(self._crop, seconds, rate=share * capacity))
+                steps.append(
+                    Step(
+                        offered=share * capacity,
+                        share=share,
+                        answered=tally.rate,
+                        latency_ms=percentiles(tally.latencies_ms),
+                        failures=dict(tally.kinds),
+                        refusal_ms=percentiles(tally.refusals_ms),
+                        late_ms=tally.late_ms,
+                    )
+                )
+        self._model.open_loop = OpenLoop(capacity, steps, knee(steps))
+
+    def _starts(self, order: Order) -> None:
+        """From the command to the first answer, in turns with what nobody can do without; the version is proven."""
+        told: dict[str, list[float]] = {"gradless": [], "floor": []}
+        for turn in range(STARTS):
+            self._say(f"start {turn + 1} of {STARTS}")
+            told["floor"].append(floor_seconds(order))
+            with gradless(self._flags, self._name, self._crop) as server:
+                told["gradless"].append(server.started_in)
+        self._model.started_in = {name: statistics.median(seconds) for name, seconds in told.items()}
+
+
+def knee(steps: list[Step]) -> float:
+    """The highest rate offered that is answered, every request of it, without a queue that grows."""
+    lightest = steps[0].latency_ms["p50"]
+    good = [s.offered for s in steps if set(s.failures) <= {"200"} and s.latency_ms["p50"] <= KNEE * lightest]
+    return max(good, default=0.0)

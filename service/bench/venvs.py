@@ -1,0 +1,43 @@
+"""A virtual environment for each peer, made on demand; it sees the torch of this one."""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from service.errors import ConfigurationError
+
+#: What is measured against; a newer release may differ, so the versions are in the results.
+REQUIREMENTS = {"litserve": "litserve==0.2.19", "mosec": "mosec==0.9.8"}
+_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gradless", "peers").expanduser()
+
+
+def python(peer: str) -> str:
+    """The interpreter of the peer's environment.
+
+    Raises:
+        ConfigurationError: it cannot be made or the peer cannot be installed.
+    """
+    folder = _FOLDER / REQUIREMENTS[peer].replace("==", "-")
+    interpreter, made = folder / "bin" / "python", folder / "made"
+    if not made.exists():
+        Console(stderr=True).print(f"installing {REQUIREMENTS[peer]} into {folder}")
+        _run(peer, [sys.executable, "-m", "venv", "--clear", str(folder)])
+        # Its own packages come first, then ours: the same torch, and no second copy of it.
+        packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+        (packages / "gradless.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+        _run(peer, [str(interpreter), "-m", "pip", "install", "--quiet", REQUIREMENTS[peer]])
+        made.touch()
+    return str(interpreter)
+
+
+def _run(peer: str, command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        fix = "install it by hand, or leave peers out with --no-peers"
+        raise ConfigurationError.at("bench", peer, done.stderr.strip().splitlines()[-1], fix)

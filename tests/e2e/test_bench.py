@@ -1,0 +1,86 @@
+"""`gradless bench` as a user runs it, with short measurements."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from tests.support.models import make_trivial
+
+
+def bench(*flags: str, limit: int = 200, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", "bench", *flags, "--device", "cpu"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit, env=os.environ | environment)
+
+
+def test_the_server_the_bare_loop_and_a_naive_app_take_turns(tmp_path):
+    models, cache = make_trivial(tmp_path / "models"), tmp_path / "cache"
+    files = ["--plot", str(tmp_path / "plot.png"), "--report", str(tmp_path / "report.html")]
+    common = ["--models", str(models), "--cache", str(cache), "--seconds", "1", "--rounds", "2"]
+    done = bench(*common, "--model", "trivial", "--no-peers", "--json", *files)
+    assert done.returncode in (0, 1), done.stderr  # 1: the machine was too busy for a conclusion
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    model = told["models"][0]
+    assert [load["clients"] for load in model["servers"]["gradless"]] == [1, 32]
+    for load in model["servers"]["gradless"]:
+        assert load["rate"] > 0
+        assert set(load["failures"]) == {"200"}
+        assert load["stages_ms"].keys() >= {"decode", "queue", "forward", "total"}
+        assert load["cpu_seconds_per_1000"] > 0
+        assert load["mean_batch"] >= 1
+        assert 0 < load["generator_cores"] < 2
+    assert [bare["batch_size"] for bare in model["bare"]] == [1, 2, 4, 8, 16, 32]
+    assert [len(rates) for rates in model["canary"]] == [2, 2]
+    assert told["machine"]["torch"]
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "Gradless, 32 clients" in page
+
+
+def test_what_tune_finds_is_used_at_the_next_start_and_shown(serve, tmp_path):
+    models, cache = make_trivial(tmp_path / "models"), str(tmp_path / "cache")
+    (models / "trivial" / "model.toml").write_text(
+        (models / "trivial" / "model.toml").read_text().replace("max_batch_size = 32", "max_batch_size = 4")
+    )
+    done = bench("--tune", "--json", "--models", str(models), "--cache", cache)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["tuning"]["cap"] <= 4
+    assert {timing["batch_size"] for timing in found["timings"]} == {1, 2, 4}
+    server = serve(models, "--cache", cache)
+    shown = httpx.get(f"{server.url}/models/trivial").json()
+    assert shown["tuned"]["made"] == found["made"]
+    assert shown["memory_format"] == found["tuning"]["memory_format"]
+    assert shown["batch_sizes"][-1] == found["tuning"]["cap"]
+    assert found["made"] in next(line for line in server.log if '"serving"' in line)
+
+
+def test_a_target_that_nothing_meets_and_a_commit_that_is_not_there_are_told(tmp_path):
+    models = make_trivial(tmp_path / "models")
+    done = bench("--tune", "--latency-target", "0.00001", "--models", str(models), "--cache", str(tmp_path / "cache"))
+    assert done.returncode == 2
+    assert "--latency-target" in done.stderr
+    done = bench("--against", "no-such-commit", "--models", str(models))
+    assert done.returncode == 2
+    assert "no-such-commit" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_every_peer_does_the_job(tmp_path):
+    models = make_trivial(tmp_path / "models")
+    common = ["--models", str(models), "--cache", str(tmp_path / "cache"), "--seconds", "1", "--rounds", "1"]
+    done = bench(*common, "--model", "trivial", "--json", limit=800)
+    servers = json.loads(done.stdout)["models"][0]["servers"]
+    assert servers.keys() == {"gradless", "naive", "litserve", "mosec"}
+    for loads in servers.values():
+        for load in loads:
+            assert set(load["failures"]) == {"200"}
