@@ -25,8 +25,8 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, the import contracts, hadolint
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
-bench: $(INSTALLED)  ## The server beside the bare loop, in one run
-	$(BIN)/gradless bench $(ARGS)
+bench: $(INSTALLED)  ## The server beside the bare loop and three others, in one run (10 minutes); writes docs/performance.md
+	$(BIN)/gradless bench --plot docs/figures/performance.png --report docs/performance.md $(ARGS)
 
 faults: $(INSTALLED) debian  ## Run the fault matrix, break each guard once, and write docs/faults.md (30 minutes)
 	$(BIN)/python -m tests.support.fault_matrix >docs/faults.md.new && mv docs/faults.md.new docs/faults.md

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -63,12 +64,12 @@ def bench(
     if plot:
         draw(results, plot)
     if report:
-        write(results, report)
+        write(results, report, plot)
     return 1 if results.failures or not all(model.is_conclusive for model in results.models) else 0
 
 
-def write(results: Results, file: Path) -> None:
-    """As Markdown or HTML, by the file's name.
+def write(results: Results, file: Path, plot: Path | None) -> None:
+    """As Markdown, which shows the plot if there is one, or HTML, which has its own; by the file's name.
 
     Raises:
         ConfigurationError: it has another ending, or cannot be written.
@@ -76,11 +77,10 @@ def write(results: Results, file: Path) -> None:
     if file.suffix not in (".md", ".html"):
         raise ConfigurationError.at("--report", str(file), "is neither .md nor .html", "name a file that ends so")
     with tempfile.TemporaryDirectory() as folder:
-        text = (
-            as_markdown(results)
-            if file.suffix == ".md"
-            else as_page(results, lambda picture: draw(results, picture), Path(folder))
-        )
+        if file.suffix == ".md":
+            text = as_markdown(results, os.path.relpath(plot, file.parent) if plot else "")
+        else:
+            text = as_page(results, lambda picture: draw(results, picture), Path(folder))
     try:
         file.write_text(text)
     except OSError as error:

@@ -45,7 +45,9 @@ def percentiles(values: list[float]) -> dict[str, float]:
     ordered = sorted(values)
     if not ordered:
         return {}
-    return {name: ordered[max(0, math.ceil(round(rank * len(ordered) / 100, 6)) - 1)] for name, rank in PERCENTILES.items()}
+    return {
+        name: ordered[max(0, math.ceil(round(rank * len(ordered) / 100, 6)) - 1)] for name, rank in PERCENTILES.items()
+    }
 
 
 def measure(server: Server, traffic: Traffic, model: str) -> Run:

@@ -15,7 +15,7 @@ STAGE_COLOURS = ("#7aa6d6", "#c9c9c9", "#1f5fa8", "#e0a37c")
 
 
 def draw(results: Results, file: Path) -> None:
-    """A row of panels a model: every scale of rates and times begins at nothing, but the open loop's, which is a log.
+    """A row of panels a model. Every scale begins at nothing, but that of the open loop's times, which is a log.
 
     Raises:
         ConfigurationError: matplotlib is missing, or the file cannot be written.
@@ -68,10 +68,22 @@ def _batch_sizes(axes: Any, model: Model) -> None:
     axes.bar_label(bars, fmt="%.3g", fontsize=8)
 
 
+def _latencies(axes: Any, model: Model) -> None:
+    """Of every server under as many clients: the median, and what one in a hundred waits at least."""
+    axes.set_title("32 clients: ms, p50 and p99", fontsize=10, loc="left")
+    for position, (name, loads) in enumerate(model.servers.items()):
+        latency = next((load.latency_ms for load in loads if load.clients == 32), {})
+        for offset, percentile in ((-0.2, "p50"), (0.2, "p99")):
+            alpha = 1.0 if percentile == "p50" else 0.5
+            bars = axes.bar(position + offset, latency.get(percentile, 0.0), 0.4, color=COLOURS[name], alpha=alpha)
+            axes.bar_label(bars, fmt="%.3g", fontsize=8)
+    axes.set_xticks(range(len(model.servers)), [NAMES[name] for name in model.servers], fontsize=8)
+
+
 def _open_loop(axes: Any, model: Model) -> None:
     found = model.open_loop
     if not found:
-        axes.set_axis_off()
+        _latencies(axes, model)
         return
     axes.set_title("open loop: ms by share of capacity", fontsize=10, loc="left")
     shares = [100 * step.share for step in found.steps]

@@ -187,9 +187,27 @@ def _plain(text: str) -> str:
     return text.replace("**", "").replace("`", "")
 
 
-def as_markdown(results: Results) -> str:
-    """The sections, without a title of the whole."""
-    lines = []
+#: What a reader has to know to read a table rightly.
+NOTES = """\
+Made by `make bench`. Every ratio is of one run, in which all take turns and one server at a time is awake (the others
+are suspended); absolute rates belong to this machine and hour. Between any two measurements the bare loop runs: when
+its median moved by more than 15 % from round to round, ratios are in brackets and conclude nothing.
+
+- **The bare loop** is what people write by hand: decode, resize, forward, top five, in one process, with the memory
+  format and threads that the server measured to be fastest, eager, and as glibc's malloc comes. Gradless keeps freed
+  memory (`service/allocator.py`), which is most of why it can be faster than its limit.
+- **LitServe and mosec** do the same job with the same decoder, memory format, threads and largest batch; LitServe
+  gets base64 in JSON, as in its guides. Both wait up to 5 ms for company. **The naive app** is FastAPI with PIL and a
+  forward in its handler.
+- The load generator shares the cores: `generator` is its own share of one core.
+- `batch` is the mean number of pictures in a forward; `CPU s/1,000` is CPU time of all processes of the server.
+- Percentiles are over all answers of all rounds; rates are medians over the rounds."""
+
+
+def as_markdown(results: Results, plot: str = "") -> str:
+    """A page of documentation; `plot` is the path of a picture beside it."""
+    lines = ["# Performance", "", NOTES, ""]
+    lines += [f"![Throughput, stages, batch sizes and latency under load]({plot})", ""] if plot else []
     for section in sections(results):
         lines += [f"## {section.title}", ""]
         for words in section.words:
