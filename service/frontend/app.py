@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import structlog
 import torch
-from fastapi import FastAPI, Security
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
@@ -37,6 +37,7 @@ from service.engine.wire import (
 from service.errors import Refusal
 from service.frontend import documentation
 from service.frontend.connection import Limits
+from service.frontend.first import PredictFirst
 from service.frontend.keys import Keys
 from service.frontend.limits import allowed_connections
 from service.frontend.operations import Reloads, operations, public
@@ -94,12 +95,13 @@ class FrontEnd:
         reloads = Reloads(lambda: self.reloading, lambda: self._control.send(Reload()))
         clients = self._app()
         clients.include_router(public(self.client, self._is_draining, reloads))
-        self._add_predict(clients)
+        documentation.document_predict(clients, with_keys=self._keys is not None)
         operators = self._app() if apart else clients
         operators.include_router(operations(self.client, self._is_draining, self._spec.metrics, reloads, self._keys))
         if apart:
             operators.include_router(public(self.client, self._is_draining, reloads))
-        apps: list[ASGIApp] = [self._with_cors(clients), operators] if apart else [self._with_cors(clients)]
+        first = self._with_cors(PredictFirst(clients, self._predictor(), self._settings.root_path))
+        apps: list[ASGIApp] = [first, operators] if apart else [first]
         return [Envelope(app, self._is_draining, self._settings.access_log) for app in apps]
 
     def _app(self) -> FastAPI:
@@ -113,32 +115,21 @@ class FrontEnd:
         install_problem_handlers(app)
         return app
 
-    def _add_predict(self, app: FastAPI) -> None:
+    def _predictor(self) -> Predictor:
         decode_threads = self._settings.decode_threads or usable_cores()
         pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
-        predictor = Predictor(self.client, pool, self._settings, self.metrics, self._keys)
+        return Predictor(self.client, pool, self._settings, self.metrics, self._keys)
 
-        async def predict(request: Request) -> Response:
-            return await predictor.answer(request, None)
-
-        async def predict_with(request: Request, model: str) -> Response:
-            return await predictor.answer(request, model)
-
-        # For the schema alone: PlainRoute solves no dependencies, Predictor looks at the key.
-        key = [Security(documentation.KEY)] if self._keys else []
-        app.post("/predict", dependencies=key, **documentation.PREDICT)(predict)
-        app.post("/models/{model}/predict", dependencies=key, **documentation.PREDICT)(predict_with)
-
-    def _with_cors(self, app: FastAPI) -> FastAPI:
-        if self._settings.cors_origins:
-            app.add_middleware(
-                CORSMiddleware,
-                allow_origins=self._settings.cors_origins,
-                allow_methods=["*"],
-                allow_headers=["*"],
-                expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
-            )
-        return app
+    def _with_cors(self, app: ASGIApp) -> ASGIApp:
+        if not self._settings.cors_origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=self._settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        )
 
     def _is_draining(self) -> bool:
         return self.draining
@@ -184,8 +175,7 @@ class FrontEnd:
 class PlainRoute(APIRoute):
     """A documented route that calls its endpoint with the request and the path's parameters, and nothing in between.
 
-    FastAPI's own solves dependencies and opens two exit stacks a request, of which /predict has no use: 5 % of what a
-    front end does for a small picture.
+    FastAPI's own solves dependencies and opens two exit stacks a request, of which no endpoint here has a use.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 
 DESCRIPTION = """\
@@ -122,3 +123,17 @@ RELOAD: dict[str, Any] = {
         503: _problem(_REFUSALS[503]),
     },
 }
+
+
+def document_predict(app: FastAPI, with_keys: bool) -> None:
+    """Put the two paths into the schema; PredictFirst answers them before a request comes here."""
+
+    async def predict() -> None:
+        raise NotImplementedError
+
+    async def predict_with(model: str) -> None:
+        raise NotImplementedError
+
+    key = [Security(KEY)] if with_keys else []
+    app.post("/predict", dependencies=key, **PREDICT)(predict)
+    app.post("/models/{model}/predict", dependencies=key, **PREDICT)(predict_with)

@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 _BY_PIL = ("PNG", "GIF")
 
 #: A picture within both limits, before and after resizing, is ready before another thread could be handed it.
-QUICK_BYTES, QUICK_PIXELS = 16_384, 40_000
+QUICK_BYTES, QUICK_PIXELS = 65_536, 40_000
 
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit only warns; `max_pixels` refuses
 
