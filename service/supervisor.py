@@ -39,7 +39,8 @@ from service.terminal import Terminal
 
 log = structlog.get_logger()
 
-MEMORY_SECONDS = 10.0
+#: Pauses between two readings of memory, of which every so-manyth counts shared pages too.
+MEMORY_SECONDS, TURNS_TO_PSS = 10.0, 6
 #: A front end that dies sooner is started again after as long.
 BACKOFF_SECONDS = 0.5
 
@@ -164,7 +165,7 @@ class Supervisor:
         if not ready:
             return
         self._served = True
-        self._sample_memory()
+        self._sample_memory(pss=True)
         devices = self._generations.devices
         if not self._announced and all(device.current for device in devices.values()):
             self._announced = True
@@ -217,15 +218,15 @@ class Supervisor:
             await self._fork_server.ensure_running()
 
     async def _watch_memory(self) -> None:
-        while True:
-            self._sample_memory()
+        for turn in itertools.count():
+            self._sample_memory(pss=turn % TURNS_TO_PSS == 0)
             await asyncio.sleep(MEMORY_SECONDS)
 
-    def _sample_memory(self) -> None:
+    def _sample_memory(self, pss: bool) -> None:
         roles = {"engine": [engine.child.pid for engine in self._generations.living()]}
         roles["front-end"] = [front_end.child.pid for front_end in self._front_ends.values()]
         roles["fork-server"] = [self._fork_server.pid]
-        sample_memory(self._metrics.process_memory, roles)
+        sample_memory(self._metrics.process_memory, roles, pss)
 
     def _watched(self) -> list[tuple[Child, Path]]:
         """What the watchdog looks after: engines that serve. One that loads may well be silent for long."""

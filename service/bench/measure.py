@@ -7,7 +7,9 @@ import math
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from service.bench.load import WARM_UP_SECONDS, Tally, Traffic
 from service.bench.servers import Server, fetch
@@ -70,11 +72,13 @@ def measure(server: Server, traffic: Traffic, model: str) -> Run:
 
 def generate(traffic: Traffic) -> Tally:
     """Run the load generator in a process of its own."""
-    command = [sys.executable, "-m", "service.bench.load", json.dumps(asdict(traffic))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=traffic.seconds + 120)
-    if done.returncode:
-        raise RuntimeError(f"the load generator ended with {done.returncode}:\n{done.stderr}")
-    tally = Tally(**json.loads(done.stdout))
+    with tempfile.TemporaryDirectory(prefix="gradless-bench-") as folder:
+        file = Path(folder, "tally.json")
+        command = [sys.executable, "-m", "service.bench.load", json.dumps(asdict(traffic)), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=traffic.seconds + 120)
+        if done.returncode:
+            raise RuntimeError(f"the load generator ended with {done.returncode}:\n{done.stderr}")
+        tally = Tally(**json.loads(file.read_text()))
     if not tally.latencies_ms:
         words = f"of what began in {traffic.seconds:g} s nothing was answered: {dict(tally.kinds)}"
         raise ConfigurationError.at("bench", traffic.path, words, "measure for longer with --seconds")

@@ -169,7 +169,7 @@ class EngineClient:
         """Nobody waits any more: an unanswered request frees its place in the engine too."""
         self._orphans.pop(pending.frame.id, None)
         if pending.engine:
-            pending.engine.send(Cancel(pending.frame.id))
+            pending.engine.send_soon(Cancel(pending.frame.id))
             pending.engine.release(pending.frame.id)
 
     def answered(self, pending: Pending, frame: Result | Failure, engine: EngineConnection) -> None:

@@ -6,13 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import ClientLeft, HeadersTooLarge, HeadersTooSlow, Refusal, TooManyConnections
+from service.frontend.outgoing import Outgoing
 from service.frontend.problems import written_out
 
 #: The parser keeps headers of any size; beyond this, looked at once a read, they are refused.
@@ -55,7 +55,6 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.heard = time.monotonic()
         super().connection_made(transport)
-        self._ending = SimpleNamespace(write=transport.write, is_closing=transport.is_closing, close=self._end)
         most = self._limits.max_connections
         if len(self.connections) > most + refused_at_once(most):
             transport.abort()
@@ -86,7 +85,7 @@ class Connection(HttpToolsProtocol):
         self._header_bytes = 0
         super().on_headers_complete()
         self._keep_alive, self.cycle.keep_alive = self.cycle.keep_alive, False
-        self.cycle.transport = cast(asyncio.Transport, self._ending)
+        self.cycle.transport = cast(asyncio.Transport, Outgoing(self.transport, self._end))
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

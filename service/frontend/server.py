@@ -98,6 +98,7 @@ def _config(app: ASGIApp, settings: Settings, limits: Limits) -> uvicorn.Config:
         log_level="warning",
         access_log=False,  # Envelope has one that knows the request id
         server_header=False,
+        proxy_headers=False,  # nobody here asks who the client is
         timeout_keep_alive=cast(int, settings.keep_alive_seconds),  # typed int, and handed to call_later as it is
         timeout_graceful_shutdown=30,
         ssl_certfile=settings.ssl_certfile,

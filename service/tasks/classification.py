@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,8 @@ _BY_PIL = ("PNG", "GIF")
 
 #: A picture within both limits, before and after resizing, is ready before another thread could be handed it.
 QUICK_BYTES, QUICK_PIXELS = 65_536, 40_000
+
+_SIZE = struct.Struct(">HH")
 
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit only warns; `max_pixels` refuses
 
@@ -88,12 +91,17 @@ class ImageDecoder:
     def fit(self, image: Tensor) -> Tensor:
         """Shorter side to `resize`, then the centre `crop`: `(3, H, W)` to `(3, crop, crop)`, uint8."""
         spec = self._spec
-        resized: Tensor = transforms.resize(image, [spec.resize], interpolation=self._interpolation, antialias=True)
-        cropped: Tensor = transforms.center_crop(resized, [spec.crop, spec.crop])
-        return cropped.contiguous()
+        # What `resize` comes to for a tensor: finding that out, and cropping likewise, takes longer than doing it.
+        resized: Tensor = transforms.resize_image(
+            image, [spec.resize], interpolation=self._interpolation, antialias=True
+        )
+        top, left = (round((side - spec.crop) / 2) for side in resized.shape[-2:])
+        return resized.narrow(1, top, spec.crop).narrow(2, left, spec.crop).contiguous()
 
     def _check_header(self, data: bytes) -> tuple[str, int]:
         """The format, and the most pixels it has, before or after resizing; nothing is decoded yet."""
+        if size := jpeg_size(data):
+            return "JPEG", self._check_size(*size)
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 kind, (width, height) = str(picture.format), picture.size
@@ -113,6 +121,28 @@ class ImageDecoder:
                 f"needs it, it would have more than the {self._max_pixels:,} pixels allowed."
             )
         return max(width * height, longer * self._spec.resize)
+
+
+#: Markers of a frame header, SOF0 to SOF15 without DHT, JPG and DAC; and those that end or interrupt the headers.
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_NO_SEGMENT = frozenset([0x01, *range(0xD0, 0xDB), 0xFF])
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG, from its first frame header, which is the one that libjpeg goes by.
+
+    None for what is no JPEG, or one that is odd in any way: then PIL shall look. It takes five times as long (15 µs).
+    Source: ISO 10918-1, B.1.1.3 and B.2.2.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF and (marker := data[at + 1]) not in _NO_SEGMENT:
+        if marker in _FRAME_HEADERS:
+            height, width = _SIZE.unpack_from(data, at + 5)
+            return (width, height) if width and height else None
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return None
 
 
 def _decode(data: bytes) -> Tensor:

@@ -166,6 +166,27 @@ def test_an_answer_comes_with_the_model_of_the_generation_that_gave_it(play):
     play(story)
 
 
+def test_requests_of_one_turn_of_the_event_loop_leave_together_and_in_order(play):
+    async def story(scene):
+        engine = await scene.engine()
+        (connection,) = scene.client._engines.values()
+        writes: list[int] = []
+        write = connection.send
+        connection.send = lambda *frames: (writes.append(len(frames)), write(*frames))
+        asked = [scene.ask() for _ in range(5)]
+        await asyncio.sleep(0)  # all five are sent, and the last one's client leaves at once
+        asked[-1].cancel()
+        frames = await engine.infers(5)
+        await until(lambda: engine.frames[-1] == Cancel(frames[-1].id))
+        assert writes in ([5, 1], [6])
+        assert [frame.id for frame in frames] == sorted(frame.id for frame in frames)
+        for frame in frames[:4]:
+            engine.answer(frame)
+        await asyncio.gather(*asked[:4])
+
+    play(story)
+
+
 def test_an_old_generation_is_let_go_when_it_has_answered_all(play):
     async def story(scene):
         first = await scene.engine()

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from service.errors import TooLarge, Unprocessable
 from service.loader.card import InputSpec
-from service.tasks.classification import QUICK_BYTES, QUICK_PIXELS, ImageDecoder
+from service.tasks.classification import QUICK_BYTES, QUICK_PIXELS, ImageDecoder, jpeg_size
 from tests.support.models import flower
 
 SPEC = InputSpec(resize=72, crop=64)
@@ -278,3 +278,41 @@ def test_a_short_file_that_is_no_picture_is_refused_at_once():
 def test_a_short_file_that_promises_too_many_pixels_is_refused_at_once():
     with pytest.raises(TooLarge):
         DECODER.decode_if_quick(header_only(2000, 2000))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "how", [{}, {"progressive": True}, {"exif": rotated(6)}, {"comment": b"c" * 60_000}, {"icc_profile": bytes(90_000)}]
+)
+def test_the_size_of_a_jpeg_is_read_as_pil_reads_it(mode, how):
+    for width, height in [(1, 1), (150, 100), (1, 500), (700, 3)]:
+        assert jpeg_size(encoded(picture(width, height, mode), "JPEG", **how)) == (width, height)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\xd8",
+        b"\xff\xd8" + bytes(20),
+        b"\xff\xd8\xff\xd9" + bytes(20),
+        b"\xff\xd8\xff\xff\xff\xc0" + bytes(20),  # fill bytes are rare: PIL shall look
+        b"\xff\xd8\xff\xe0\x00\x00" * 5,  # a segment shorter than its own length
+        b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x00\x00\x00" + bytes(20),  # no height yet
+        b"\xff\xd8\xff\xe0\xff\xff" + bytes(20),  # a segment beyond the end
+        b"\x89PNG\r\n\x1a\n" + bytes(20),
+    ],
+)
+def test_of_what_is_no_jpeg_or_an_odd_one_no_size_is_told(data):
+    assert jpeg_size(data) is None
+
+
+def test_a_second_frame_header_hides_no_pixels():
+    """The decoder goes by the first one too, and refuses a second."""
+    data = encoded(picture(150, 100), "JPEG")
+    start = data.index(b"\xff\xc0")
+    length = 2 + int.from_bytes(data[start + 2 : start + 4])
+    header = data[start : start + length]
+    small = header[:5] + struct.pack(">HH", 10, 10) + header[9:]
+    with pytest.raises(Unprocessable, match="broken"):
+        DECODER.decode(data[:start] + small + data[start:])
