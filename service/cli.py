@@ -168,8 +168,8 @@ def write_text(path: Path, text: str, flag: str) -> None:
 def _bench(
     flags: dict[str, Any],
     model: Annotated[list[str] | None, typer.Option(help="Which model, as often as wanted; else three.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 3.0,
-    rounds: Annotated[int, typer.Option(min=1, max=20, help="All take turns so often.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="All take turns so often.")] = 2,
     peers: Annotated[bool, typer.Option(help="Measure LitServe, mosec and a naive app beside it.")] = True,
     url: Annotated[str, typer.Option(help="A server that runs already, http://HOST:PORT; needs --model.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -75,7 +75,7 @@ def _throughput(model: Model) -> Section:
     for name, loads in model.servers.items():
         section.rows += [_row(f"{TITLES[name]}, {_clients(load.clients)}", load) for load in loads]
     if model.tail:
-        section.rows.append(_row(f"{TITLES['gradless']}, {model.tail.clients} clients, ten times as long", model.tail))
+        section.rows.append(_row(f"{TITLES['gradless']}, {model.tail.clients} clients, a long run", model.tail))
     if stages := _stages(model):
         section.after.append(stages)
     return section
@@ -90,7 +90,7 @@ def _row(title: str, load: Load) -> list[str]:
         _or_empty(load.mean_batch, ".1f"),
         _or_empty(load.cpu_seconds_per_1000, ".1f"),
         f"{load.generator_cores:.0%}",
-        ", ".join(f"{count} x {kind}" for kind, count in load.failures.items() if kind != "200") or "0",
+        ", ".join(f"{count} x {kind}" for kind, count in load.kinds.items() if kind != "200") or "0",
     ]
 
 
@@ -137,7 +137,7 @@ def _open_loop(model: Model) -> Section:
     ]
     section = Section(f"{model.name}: arrivals that wait for nobody", words, [headings])
     for step in found.steps:
-        refused = sum(count for kind, count in step.failures.items() if kind != "200")
+        refused = sum(count for kind, count in step.kinds.items() if kind != "200")
         section.rows.append(
             [
                 f"{step.offered:.1f}/s",

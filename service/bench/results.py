@@ -19,12 +19,15 @@ def moved(canary: list[list[float]]) -> float:
 
 @dataclass
 class Load:
-    """One server under so many closed-loop clients: medians over the rounds; percentiles over all of their answers."""
+    """One server under so many closed-loop clients: medians over the rounds; percentiles over all of their answers.
+
+    `kinds` has how many answers there were of each status, and of each error of a connection.
+    """
 
     clients: int
     rate: float
     latency_ms: dict[str, float]
-    failures: dict[str, int]
+    kinds: dict[str, int]
     stages_ms: dict[str, float]
     cpu_seconds_per_1000: float | None
     mean_batch: float | None
@@ -37,7 +40,7 @@ class Load:
             clients=clients,
             rate=statistics.median(run.tally.rate for run in runs),
             latency_ms=percentiles([latency for run in runs for latency in run.tally.latencies_ms]),
-            failures=_added([run.tally.kinds for run in runs]),
+            kinds=_added([run.tally.kinds for run in runs]),
             stages_ms={stage: statistics.median(run.stages_ms.get(stage, 0.0) for run in runs) for stage in stages},
             cpu_seconds_per_1000=_median([run.cpu_seconds_per_1000 for run in runs]),
             mean_batch=_median([run.mean_batch for run in runs]),
@@ -62,7 +65,7 @@ class Step:
     share: float
     answered: float
     latency_ms: dict[str, float]
-    failures: dict[str, int]
+    kinds: dict[str, int]
     refusal_ms: dict[str, float]
     late_ms: float
 
@@ -156,7 +159,7 @@ class Results:
     def failures(self) -> int:
         """Requests to the server under measurement that were not answered with 200, open loops past capacity aside."""
         loads = [load for model in self.models for load in model.servers.get("gradless", [])]
-        return sum(count for load in loads for kind, count in load.failures.items() if kind != "200")
+        return sum(count for load in loads for kind, count in load.kinds.items() if kind != "200")
 
 
 def _added(kinds: list[dict[str, int]]) -> dict[str, int]:

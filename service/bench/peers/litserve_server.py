@@ -37,7 +37,8 @@ class Pictures(litserve.LitAPI):  # type: ignore[misc]
 
 def main() -> None:
     api = Pictures(max_batch_size=Order.from_environment().cap, batch_timeout=0.005)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    accelerator = Order.from_environment().device.partition(":")[0]
+    server = litserve.LitServer(api, accelerator=accelerator, workers_per_device=1)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
 
 

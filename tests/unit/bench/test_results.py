@@ -64,7 +64,7 @@ def test_a_failure_of_the_servers_is_counted_and_a_peers_is_not(model):
 def test_the_knee_is_the_last_rate_at_which_the_queue_does_not_grow():
     steps = [step(20, 10), step(60, 15), step(90, 29), step(100, 45), step(120, 900)]
     assert knee(steps) == 90
-    steps[2].failures["503"] = 1
+    steps[2].kinds["503"] = 1
     assert knee(steps) == 60
 
 
