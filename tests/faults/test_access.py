@@ -203,10 +203,28 @@ def test_e13_with_64_file_handles_it_serves_fewer_connections_and_says_so(trivia
         server.started()
         assert "too few file handles" in "".join(server.log)
         with ExitStack() as crowd:
-            for _ in range(100):
-                crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-            os.kill(server.engine(), signal.SIGKILL)
-            wait_for(lambda: server.pids("gradless: engine"), 30, "a new engine")
+            address = ("127.0.0.1", server.port)
+            first, *others = [crowd.enter_context(socket.create_connection(address)) for _ in range(100)]
+            first.settimeout(10)
+            wait_for(lambda: any(map(is_told_503, others)), 10, "somebody who is told why")
+            dead = server.engine()
+            os.kill(dead, signal.SIGKILL)
+            wait_for(lambda: server.pids("gradless: engine") not in ([], [dead]), 30, "a new engine")
+            wait_for(lambda: status(first, "/health/ready") == 200, 15, "ready, with the crowd still there")
         server.wait_ready()
         assert ask(server, None).status_code == 200
         assert server.stop() == 0
+
+
+def is_told_503(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(15) == b"HTTP/1.1 503 Se"
+    except (BlockingIOError, ConnectionResetError):
+        return False
+
+
+def status(connection: socket.socket, path: str) -> int:
+    """Of a GET on a connection that stays open."""
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return int(connection.recv(65_536).split()[1])

@@ -20,7 +20,7 @@ from service.audit.pictures import new_figure, save
 from tests.faults.test_models import CODE, COLOURS
 from tests.support.coloured import make_coloured, picture_of
 from tests.support.mixed import Mixed, Weight, assert_flat, bad, good, several
-from tests.support.models import SHIPPED, SMALL, direct, make_models, make_trivial
+from tests.support.models import SHIPPED, SMALL, direct, make_models, make_trivial, photographs
 from tests.support.server import Server, wait_for
 from tests.support.traffic import Traffic
 
@@ -43,6 +43,9 @@ def mixed_models(tmp_path_factory):
 def everything(server: Server, models: Path, seconds: float, **more: object) -> Mixed:
     """Half of it single pictures, a quarter several of them, a quarter bad."""
     directs = {name: direct(models, name) for name in ("one", "two", "efficientnet_lite0")}
+    for model in directs.values():
+        for picture in photographs():
+            model.probabilities(picture)  # a client that reckons meanwhile would let its connection go idle, and closed
     return Mixed(server, [good(directs), good(directs), several(directs), bad], seconds, **more)
 
 

@@ -75,6 +75,7 @@ class Mixed:
 
     def run(self) -> list[Weight]:
         """To the end of `seconds`, or of `stop`."""
+        photographs()  # made before the clients, who would each make them, and let their connections go idle
         self._end = time.monotonic() + self.seconds
         threads = [threading.Thread(target=self._client, args=(number,)) for number in range(self.clients)]
         threads.append(threading.Thread(target=self._probe))
