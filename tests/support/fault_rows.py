@@ -141,8 +141,8 @@ ROWS = [
         ),
     ),
     Row(
-        "E4",
-        "a forward that raises for one example",
+        "E4, I13",
+        "a forward that raises for one example, alone in its request or among others, in the batches of others",
         (
             "test_e4_one_example_that_raises_fails_alone_and_its_batch_is_answered",
             "test_e4_of_one_request_with_a_bad_example_all_fail_and_of_others_none",
@@ -471,6 +471,17 @@ ROWS = [
             "            problems += error.problems\n            continue\n",
             "            raise\n",
             "test_c6_every_fault_of_every_card_is_told_at_once_with_file_key_and_fix",
+        ),
+    ),
+    Row(
+        "S1",
+        "a pickle with code as weights, as torch writes it, as it once did, and plain",
+        ("test_a_pickle_that_would_run_code_is_refused_and_runs_none",),
+        Broken(
+            "any pickle is loaded",
+            "service/loader/weights.py",
+            'content = torch.load(path, weights_only=True, map_location="cpu")',
+            'content = torch.load(path, weights_only=False, map_location="cpu")',
         ),
     ),
     Row(
