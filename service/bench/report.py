@@ -63,9 +63,10 @@ def _ratio(model: Model, value: float | None) -> str:
 
 def _throughput(model: Model) -> Section:
     body = (
-        f"bodies of {model.body_bytes:,} bytes" if model.body_bytes else "JPEGs of 320 to 800 pixels in, top five out"
+        f"JPEGs of {model.body_bytes:,} bytes" if model.body_bytes else "JPEGs of 13 to 100 KB, 320 to 800 pixels wide,"
     )
-    words = [f"{body}; memory format {model.memory_format}, {model.threads} threads. Times in milliseconds."]
+    threads = "1 thread" if model.threads == 1 else f"{model.threads} threads"
+    words = [f"{body} in, top five out; memory format {model.memory_format}, {threads}. Times in milliseconds."]
     headings = ["", "pictures/s", "p50", "p90", "p99", "p99.9", "max", "batch", "CPU s/1,000", "generator", "failed"]
     section = Section(f"{model.name}: throughput and latency", words, [headings])
     for bare in model.bare:
