@@ -48,12 +48,13 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-# Tests hold /metrics against promtool, which Debian ships in prometheus, and set clocks back with libfaketime.
+# Tests hold /metrics against promtool, which Debian ships in prometheus, set clocks back with libfaketime, and restart
+# replicas behind haproxy.
 debian:
-	@if ! command -v promtool >/dev/null || ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then \
+	@if ! command -v promtool >/dev/null || ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/sbin/haproxy >/dev/null 2>&1; then \
 		sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$sudo apt-get update -qq && \
 		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			prometheus libfaketime >/dev/null || \
-		echo "Debian's packages prometheus and libfaketime are missing and could not be installed" >&2; \
+			prometheus libfaketime haproxy >/dev/null || \
+		echo "Debian's packages prometheus, libfaketime and haproxy are missing and could not be installed" >&2; \
 	fi
