@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from tests.support.models import direct
+from tests.support.models import direct, make_trivial
 from tests.support.server import Server, wait_for
 from tests.support.traffic import Traffic
 
@@ -46,12 +46,13 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.mark.skipif(not HAPROXY, reason="Debian's package haproxy is not installed")
-def test_c5_a_rolling_restart_behind_a_proxy_fails_no_request(serve, two_models, tmp_path):
+def test_c5_a_rolling_restart_behind_a_proxy_fails_no_request(serve, tmp_path):
+    models = make_trivial(tmp_path / "models")
     port, a, b = free_ports(3)
     (tmp_path / "haproxy.cfg").write_text(PROXY.format(port=port, a=a, b=b))
 
     def replica(at: int) -> Server:
-        return serve(two_models, "--default-model", "one", "--port", str(at), "--drain-delay-seconds", "1")
+        return serve(models, "--port", str(at), "--drain-delay-seconds", "1")
 
     replicas = {"a": replica(a), "b": replica(b)}
     proxy = subprocess.Popen([str(HAPROXY), "-f", str(tmp_path / "haproxy.cfg")], stderr=subprocess.DEVNULL)
@@ -66,7 +67,7 @@ def test_c5_a_rolling_restart_behind_a_proxy_fails_no_request(serve, two_models,
                 replicas[name] = replica(at)
                 wait_for(lambda name=name: is_up(behind.url, name), 30, f"{name} up again")
             traffic.wait_for_answers(40)
-        traffic.assert_all_right(direct(two_models, "one"))
+        traffic.assert_all_right(direct(models, "trivial"))
         print(f"{len(traffic.answers)} answered over two restarts, 0 failed")
     finally:
         proxy.terminate()
