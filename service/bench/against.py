@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import service
-from service.bench.bare import ask, bare_loop
+from service.bench.bare import CANARY_SECONDS, ask, bare_loop
 from service.bench.choice import bench_models, crop_of, folder_of_one
 from service.bench.job import job_order
 from service.bench.machine import commit
@@ -73,7 +73,7 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
                         progress.update(task, description=f"{name}, round {turn + 1}: {clients} clients")
                         both = [_measured(server, shown, clients, seconds) for server in servers]
                         done.append((both[0], both[1]))
-                        told.append(ask(bare, sizes[-1], 0.7)[0])
+                        told.append(ask(bare, sizes[-1], CANARY_SECONDS)[0])
                         progress.advance(task)
                     canaries[name].append(told)
                 pairs += [_pair(name, clients, done) for clients, done in runs.items()]
@@ -116,18 +116,15 @@ def _measured(server: Server, shown: dict, clients: int, seconds: float) -> Run:
 
 
 def _pair(model: str, clients: int, done: list[tuple[Run, Run]]) -> Pair:
-    def median(values: list[float]) -> float:
-        return statistics.median(values)
-
     return Pair(
         model=model,
         clients=clients,
-        rate=median([ours.tally.rate for ours, _ in done]),
-        rate_there=median([theirs.tally.rate for _, theirs in done]),
-        rate_ratio=median([ours.tally.rate / theirs.tally.rate for ours, theirs in done]),
-        p50_ms=median([ours.latency_ms["p50"] for ours, _ in done]),
-        p50_ms_there=median([theirs.latency_ms["p50"] for _, theirs in done]),
-        p50_ratio=median([ours.latency_ms["p50"] / theirs.latency_ms["p50"] for ours, theirs in done]),
+        rate=statistics.median([ours.tally.rate for ours, _ in done]),
+        rate_there=statistics.median([theirs.tally.rate for _, theirs in done]),
+        rate_ratio=statistics.median([ours.tally.rate / theirs.tally.rate for ours, theirs in done]),
+        p50_ms=statistics.median([ours.latency_ms["p50"] for ours, _ in done]),
+        p50_ms_there=statistics.median([theirs.latency_ms["p50"] for _, theirs in done]),
+        p50_ratio=statistics.median([ours.latency_ms["p50"] / theirs.latency_ms["p50"] for ours, theirs in done]),
         failures=sum(ours.tally.failures for ours, _ in done),
         failures_there=sum(theirs.tally.failures for _, theirs in done),
     )

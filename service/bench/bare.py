@@ -14,6 +14,9 @@ from typing import Any
 from service.bench.job import Job, Order
 from service.bench.pictures import bench_pictures
 
+#: Between two others the bare loop runs for so long.
+CANARY_SECONDS = 0.7
+
 
 @contextlib.contextmanager
 def bare_loop(order: Order) -> Iterator[tuple[Any, list[int]]]:

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from service.errors import ConfigurationError
 from service.loader.repository import choose_default, find_models
@@ -23,10 +24,21 @@ def bench_models(settings: Settings, names: list[str]) -> dict[str, Path]:
     """
     served = find_models(settings.models)
     folders = {name: folder.path for name, folder in (find_models(OWN) | served).items()}
-    wanted = names or [choose_default(served, settings.default_model), "resnet18", "trivial"]
-    if missing := [name for name in wanted if name not in folders]:
+    return pick(folders, names or [choose_default(served, settings.default_model), "resnet18", "trivial"])
+
+
+Folder = TypeVar("Folder")
+
+
+def pick(folders: dict[str, Folder], names: list[str]) -> dict[str, Folder]:
+    """Those of the folders that are named.
+
+    Raises:
+        ConfigurationError: there is no such model.
+    """
+    if missing := [name for name in names if name not in folders]:
         raise ConfigurationError([f"bench: there is no model {missing[0]!r}; there are {', '.join(sorted(folders))}"])
-    return {name: folders[name] for name in wanted}
+    return {name: folders[name] for name in names}
 
 
 @contextlib.contextmanager

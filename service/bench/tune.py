@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from service.allocator import keep_freed_memory
+from service.bench.choice import pick
 from service.bench.pictures import bench_pictures
 from service.cores import usable_cores
 from service.engine.batcher import ladder
@@ -44,12 +45,10 @@ def tune(settings: Settings, models: list[str], latency_target_ms: float, as_jso
     """
     keep_freed_memory()
     folders = find_models(settings.models)
-    names = models or [choose_default(folders, settings.default_model)]
-    if missing := [name for name in names if name not in folders]:
-        raise ConfigurationError([f"bench: there is no model {missing[0]!r}; there are {', '.join(sorted(folders))}"])
+    chosen = pick(folders, models or [choose_default(folders, settings.default_model)])
     device = torch.device(settings.first_device(torch.cuda.is_available()))
-    for name in names:
-        _tune(settings, folders[name], device, latency_target_ms, as_json)
+    for folder in chosen.values():
+        _tune(settings, folder, device, latency_target_ms, as_json)
 
 
 def _tune(settings: Settings, folder: ModelFolder, device: torch.device, target_ms: float, as_json: bool) -> None:

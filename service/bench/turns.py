@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from service.bench.bare import ask, bare_loop
+from service.bench.bare import CANARY_SECONDS, ask, bare_loop
 from service.bench.choice import crop_of, folder_of_one
 from service.bench.floor import floor_seconds
 from service.bench.job import Order, job_order
@@ -28,8 +28,6 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.2)
 KNEE = 3.0
 #: What a body of the trivial model weighs, and how many measurements long its tail is watched.
 TRIVIAL_BYTES, TAIL = 50_000, 15
-#: Between two others the bare loop runs for so long.
-CANARY_SECONDS = 0.7
 STARTS = 3
 
 

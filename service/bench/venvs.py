@@ -12,7 +12,7 @@ from rich.console import Console
 
 from service.errors import ConfigurationError
 
-#: What is measured against; a newer release may differ, so the versions are in the results.
+#: What is measured against; a newer release may differ.
 REQUIREMENTS = {"litserve": "litserve==0.2.19", "mosec": "mosec==0.9.8"}
 _FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gradless", "peers").expanduser()
 

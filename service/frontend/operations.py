@@ -99,7 +99,7 @@ def operations(
         detail = "New engines load, prove and warm up; then requests turn to them. GET /models says how it went."
         return _json({"status": "accepted", "reloads_ended": before.ended, "detail": detail}, 202)
 
-    @router.post("/models/reload", status_code=202, summary="Serve what the model folders hold now", dependencies=key)
+    @router.post("/models/reload", summary="Serve what the model folders hold now", dependencies=key, **RELOAD)
     async def reload_all(request: Request) -> Response:
         return reload(request)
 
