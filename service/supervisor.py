@@ -23,7 +23,7 @@ import structlog
 
 from service import summary, watchdog
 from service.devices import resolve_devices
-from service.engine.wire import AnyFrame, Drain, Frame, Reload
+from service.engine.wire import AnyFrame, Drain, Frame, Listening, Reload
 from service.errors import ConfigurationError
 from service.generations import ENGINE_DRAIN_SECONDS, Device, Generations
 from service.launch import run_front_end
@@ -69,6 +69,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._served = False
+        self._listening = False
         self._announced = False
 
     async def run(self) -> int:
@@ -166,10 +167,16 @@ class Supervisor:
             return
         self._served = True
         self._sample_memory(pss=True)
-        devices = self._generations.devices
-        if not self._announced and all(device.current for device in devices.values()):
-            self._announced = True
-            summary.show(self._settings, self._addresses(), ready.models, list(devices))
+        self._announce_once()
+
+    def _announce_once(self) -> None:
+        """Tell the operator that the server serves: every device has an engine, and somebody accepts connections."""
+        devices = self._generations.devices.values()
+        engines = [ready for device in devices if device.current and (ready := device.current.serving)]
+        if self._announced or not self._listening or len(engines) < len(devices):
+            return
+        self._announced = True
+        summary.show(self._settings, self._addresses(), engines[-1].models, [device.name for device in devices])
 
     def _addresses(self) -> list[tuple[Any, ...]]:
         return [listener.getsockname() for listener in self._listeners]
@@ -203,6 +210,9 @@ class Supervisor:
     def _front_end_frame(self, frame: AnyFrame) -> None:
         if isinstance(frame, Reload):
             self._reloader.request()
+        elif isinstance(frame, Listening):
+            self._listening = True
+            self._announce_once()
 
     def _broadcast(self, frame: Frame) -> None:
         for front_end in self._front_ends.values():

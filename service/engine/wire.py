@@ -5,8 +5,8 @@ first element is the frame's kind. Tensor bytes travel inline. Nothing is ever u
 
 Two conversations use them. Front end and engine, over the engine's Unix socket: `Infer` and `Cancel` one
 way, `Result` and `Failure` the other. Supervisor and child, over the child's control socket: `Generation`,
-`Failed`, `Retire`, `Waiting`, `Reloading` and `Drain` to the child, `Ready` from an engine, `Reload` from a
-front end. The end of either stream is the news that the other side is gone.
+`Failed`, `Retire`, `Waiting`, `Reloading` and `Drain` to the child, `Ready` from an engine, `Listening` and
+`Reload` from a front end. The end of either stream is the news that the other side is gone.
 """
 
 from __future__ import annotations
@@ -139,6 +139,10 @@ class Waiting(Frame, frozen=True):
     since: float
 
 
+class Listening(Frame, frozen=True):
+    """A front end accepts connections."""
+
+
 class Reload(Frame, frozen=True):
     """An operator asks: read the model folders again, and serve what they hold now."""
 
@@ -171,7 +175,19 @@ class Drain(Frame, frozen=True):
 
 
 AnyFrame = (
-    Infer | Cancel | Result | Failure | Ready | Generation | Retire | Waiting | Reload | Reloading | Failed | Drain
+    Infer
+    | Cancel
+    | Result
+    | Failure
+    | Ready
+    | Generation
+    | Retire
+    | Waiting
+    | Listening
+    | Reload
+    | Reloading
+    | Failed
+    | Drain
 )
 
 _encoder = msgspec.msgpack.Encoder()

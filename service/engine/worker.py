@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import msgspec
 import structlog
@@ -33,9 +33,6 @@ from service.loader.report import Record, Report, Tuning
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
 from service.specs import ExitCode
-
-if TYPE_CHECKING:
-    pass
 
 log = structlog.get_logger()
 

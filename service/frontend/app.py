@@ -28,6 +28,7 @@ from service.engine.wire import (
     Drain,
     Failed,
     Generation,
+    Listening,
     ModelState,
     Reload,
     Reloading,
@@ -81,7 +82,8 @@ class FrontEnd:
         limits = Limits(
             self._settings.header_timeout_seconds, allowed_connections(self._settings.max_connections), self._count
         )
-        self._servers = [Server(app, self._settings, limits) for app in self._apps(apart=len(listeners) > 1)]
+        apps = self._apps(apart=len(listeners) > 1)
+        self._servers = [Server(app, self._settings, limits, self._listens) for app in apps]
         self._control = await Control.open(control, self._control_frame)
         gc.collect()
         gc.freeze()  # a full collection over torch's objects stalls every request for 200 ms
@@ -133,6 +135,11 @@ class FrontEnd:
 
     def _is_draining(self) -> bool:
         return self.draining
+
+    def _listens(self) -> None:
+        """One more of the servers accepts connections."""
+        if all(server.started for server in self._servers):
+            self._control.send(Listening())
 
     def _count(self, refusal: Refusal) -> None:
         """A refusal of a connection, which has no model yet."""

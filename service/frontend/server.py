@@ -8,7 +8,7 @@ import functools
 import math
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
 import uvicorn
@@ -27,13 +27,18 @@ LAST_WORDS_SECONDS = 1.0
 class Server(uvicorn.Server):
     """It takes no signals, and leaves no connection in the listener's backlog."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, limits: Limits, listening: Callable[[], None]) -> None:
         super().__init__(_config(app, settings, limits))
+        self._listening = listening
 
     def drain(self, limit_seconds: float) -> None:
         """Close the door and finish what is inside, within the limit; the client then refuses what is left."""
         self.config.timeout_graceful_shutdown = max(1, math.ceil(limit_seconds) + 1)
         self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:

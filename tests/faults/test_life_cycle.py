@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from tests.support.models import SMALL, direct, make_models, make_trivial, photographs
 from tests.support.server import Server, wait_for
@@ -156,6 +158,28 @@ def refused(*flags: str, cwd=None, **environment: str) -> str:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr
+
+
+def test_it_says_that_it_serves_only_once_somebody_listens(two_models):
+    with Server(two_models, "--default-model", "one") as server:
+        [front_end] = wait_for(lambda: server.pids("gradless: front end"), 60, "a front end")
+        os.kill(front_end, signal.SIGSTOP)  # it has its name, and its modules are still to be imported
+        try:
+            wait_for(lambda: _engine_is_up(server), 60, "an engine")
+            threading.Event().wait(0.5)
+            assert not any('"serving"' in line for line in server.log)
+        finally:
+            os.kill(front_end, signal.SIGCONT)
+        server.started()
+        socket.create_connection(("127.0.0.1", server.port), 5).close()
+
+
+def _engine_is_up(server: Server) -> bool:
+    """What the supervisor counts, read where it counts it: nobody answers yet."""
+    registry = CollectorRegistry()
+    for folder in Path(server.temporary.name).glob("gradless-*/metrics"):
+        MultiProcessCollector(registry, str(folder))
+    return registry.get_sample_value("gradless_engine_up", {"device": "cpu"}) == 1
 
 
 def test_c6_every_fault_of_every_card_is_told_at_once_with_file_key_and_fix(tmp_path):
