@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -23,6 +24,8 @@ from service.bench import venvs
 from service.bench.job import Order
 from service.bench.load import Traffic, http_requests
 from service.errors import ConfigurationError
+
+T = TypeVar("T")
 
 START_SECONDS = 180.0
 PEERS = ("naive", "litserve", "mosec")
@@ -65,14 +68,23 @@ class Server:
         return found
 
     def pss(self) -> int:
-        """Bytes of all its processes, a page that several map counted once."""
-        return int(sum(self._each(lambda process: process.memory_full_info().pss)))
+        """Bytes of all its processes, a page that several of them map counted once; Linux.
+
+        The kernel's own PSS counts a library's page in part for each process of the machine that maps it, other
+        servers included. So: anonymous pages as it counts them, which only relatives share, and of each file what the
+        process that has the most of it has. Source: proc_pid_smaps(5).
+        """
+        files: dict[str, int] = {}
+        for maps in self._each(lambda process: process.memory_maps(grouped=True)):
+            for mapped in maps:
+                files[mapped.path] = max(files.get(mapped.path, 0), mapped.rss - mapped.anonymous)
+        return sum(self._each(_anonymous_pss)) + sum(files.values())
 
     def cpu_seconds(self) -> float:
         """CPU time of its living processes so far."""
         return sum(self._each(lambda process: float(sum(process.cpu_times()[:2]))))
 
-    def _each(self, read: Callable[[psutil.Process], float]) -> Iterator[float]:
+    def _each(self, read: Callable[[psutil.Process], T]) -> Iterator[T]:
         for process in self.tree():
             with contextlib.suppress(psutil.Error):
                 yield read(process)
@@ -93,6 +105,13 @@ class Server:
         if self.group is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.group, number)
+
+
+def _anonymous_pss(process: psutil.Process) -> int:
+    with contextlib.suppress(OSError):  # it ended in between
+        found = re.search(r"^Pss_Anon: +(\d+) kB", Path(f"/proc/{process.pid}/smaps_rollup").read_text(), re.M)
+        return 1024 * int(found[1]) if found else 0
+    return 0
 
 
 def somebody_elses(url: str, model: str) -> Server:

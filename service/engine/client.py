@@ -108,6 +108,10 @@ class EngineClient:
         finally:
             self._examples -= count
 
+    def has_no_more_than(self, count: int) -> bool:
+        """Whether so many examples, or fewer, are admitted and not answered."""
+        return self._examples <= count
+
     def _forecast(self, model: str, count: int, now: float) -> tuple[float, float]:
         """Seconds until the least busy engine begins with so many examples, and those of the batch that they ride in.
 

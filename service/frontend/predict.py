@@ -27,7 +27,7 @@ from service.frontend.limits import read_body
 from service.loader.card import InputSpec
 from service.metrics import Metrics, RequestMetrics
 from service.settings import Settings
-from service.tasks.classification import ImageDecoder
+from service.tasks.classification import MODERATE, QUICK, ImageDecoder
 
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 100
@@ -162,8 +162,10 @@ class Predictor:
         """`(N, 3, crop, crop) uint8`; a small picture here, others in the pool. The first bad one is named."""
         decoder = self._decoder(state)
         first = pictures[0]
-        if len(pictures) == 1 and isinstance(first, bytes) and (quick := decoder.decode_if_quick(first)) is not None:
-            return quick.unsqueeze(0)
+        if len(pictures) == 1 and isinstance(first, bytes):
+            effort = MODERATE if self._client.has_no_more_than(1) else QUICK
+            if (here := decoder.decode_within(effort, first)) is not None:
+                return here.unsqueeze(0)
         loop = asyncio.get_running_loop()
         decoding = [loop.run_in_executor(self._pool, _decode_one, decoder, picture) for picture in pictures]
         tensors: list[Tensor] = []

@@ -6,6 +6,7 @@ import io
 import re
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +23,18 @@ from service.loader.card import InputSpec
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 _BY_PIL = ("PNG", "GIF")
 
-#: A picture within both limits, before and after resizing, is ready before another thread could be handed it.
-QUICK_BYTES, QUICK_PIXELS = 65_536, 40_000
+
+class Effort(NamedTuple):
+    """How much a picture may be, in its file and, before and after resizing, in pixels."""
+
+    file_bytes: int
+    pixels: int
+
+
+#: Such a picture is ready before another thread could be handed it.
+QUICK = Effort(65_536, 40_000)
+#: Such a one takes about two milliseconds: no time to keep others waiting, but shorter where nobody else waits.
+MODERATE = Effort(524_288, 500_000)
 
 _SIZE = struct.Struct(">HH")
 
@@ -51,15 +62,15 @@ class ImageDecoder:
         kind, _ = self._check_header(data)
         return self._decode(data, kind)
 
-    def decode_if_quick(self, data: bytes) -> Tensor | None:
-        """What `decode` gives, or None for a picture that is better decoded in another thread.
+    def decode_within(self, effort: Effort, data: bytes) -> Tensor | None:
+        """What `decode` gives, or None for a picture that takes more: it is better decoded in another thread.
 
         Handing one over costs about 0.3 ms, most of it for the interpreter's lock.
         """
-        if len(data) > QUICK_BYTES:
+        if len(data) > effort.file_bytes:
             return None
         kind, pixels = self._check_header(data)
-        return self._decode(data, kind) if pixels <= QUICK_PIXELS else None
+        return self._decode(data, kind) if pixels <= effort.pixels else None
 
     def _decode(self, data: bytes, kind: str) -> Tensor:
         try:

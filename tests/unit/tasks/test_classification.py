@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from service.errors import TooLarge, Unprocessable
 from service.loader.card import InputSpec
-from service.tasks.classification import QUICK_BYTES, QUICK_PIXELS, ImageDecoder, jpeg_size
+from service.tasks.classification import MODERATE, QUICK, ImageDecoder, jpeg_size
 from tests.support.models import flower
 
 SPEC = InputSpec(resize=72, crop=64)
@@ -246,38 +246,44 @@ def test_numbers_of_more_pixels_than_allowed_are_too_large():
 def flat(width, height):
     """A picture whose file is small whatever its size."""
     data = encoded(Image.new("RGB", (width, height), "teal"), "PNG")
-    assert len(data) <= QUICK_BYTES
+    assert len(data) <= QUICK.file_bytes
     return data
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
 def test_a_small_picture_is_quick_and_decoded_as_any_other(kind):
     data = encoded(picture(60, 50), kind)
-    assert torch.equal(DECODER.decode_if_quick(data), DECODER.decode(data))
+    assert torch.equal(DECODER.decode_within(QUICK, data), DECODER.decode(data))
 
 
 def test_a_long_file_is_not_quick_whatever_is_in_it():
-    assert DECODER.decode_if_quick(bytes(QUICK_BYTES + 1)) is None
+    assert DECODER.decode_within(QUICK, bytes(QUICK.file_bytes + 1)) is None
 
 
 def test_a_picture_of_many_pixels_is_not_quick_however_short_its_file():
-    assert DECODER.decode_if_quick(flat(200, QUICK_PIXELS // 200)) is not None
-    assert DECODER.decode_if_quick(flat(201, QUICK_PIXELS // 200)) is None
+    assert DECODER.decode_within(QUICK, flat(200, QUICK.pixels // 200)) is not None
+    assert DECODER.decode_within(QUICK, flat(201, QUICK.pixels // 200)) is None
 
 
 def test_a_small_picture_that_becomes_large_by_resizing_is_not_quick():
-    assert DECODER.decode_if_quick(flat(10, 70)) is not None
-    assert DECODER.decode_if_quick(flat(10, 80)) is None
+    assert DECODER.decode_within(QUICK, flat(10, 70)) is not None
+    assert DECODER.decode_within(QUICK, flat(10, 80)) is None
+
+
+def test_a_moderate_picture_is_decoded_as_any_other_where_nobody_waits():
+    data = encoded(picture(640, 480), "JPEG")
+    assert DECODER.decode_within(QUICK, data) is None
+    assert torch.equal(DECODER.decode_within(MODERATE, data), DECODER.decode(data))
 
 
 def test_a_short_file_that_is_no_picture_is_refused_at_once():
     with pytest.raises(Unprocessable, match="Not a picture"):
-        DECODER.decode_if_quick(b"a picture")
+        DECODER.decode_within(QUICK, b"a picture")
 
 
 def test_a_short_file_that_promises_too_many_pixels_is_refused_at_once():
     with pytest.raises(TooLarge):
-        DECODER.decode_if_quick(header_only(2000, 2000))
+        DECODER.decode_within(QUICK, header_only(2000, 2000))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
