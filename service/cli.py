@@ -165,6 +165,18 @@ def write_text(path: Path, text: str, flag: str) -> None:
         raise ConfigurationError.at(path, flag, words, fix) from error
 
 
+def _compile(
+    flags: dict[str, Any],
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="[MODEL]...", help="Which models; else all.")] = None,  # noqa: UP045 (typer)
+    anew: Annotated[bool, typer.Option("--anew", help="Build what is there already once more.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compile models ahead of serving, keep the packages that win, and say by how much. Exit 1 when one cannot be."""
+    from service.compiler.command import compile_models
+
+    raise typer.Exit(compile_models(names or [], read_settings(flags), anew, json))
+
+
 def _bench(
     flags: dict[str, Any],
     model: Annotated[list[str] | None, typer.Option(help="Which model, as often as wanted; else three.")] = None,
@@ -223,5 +235,6 @@ def _audit(
 app.command("serve")(with_settings(_serve))
 app.command("predict")(with_settings(_predict, "models", "default_model", "device", "threads", "max_pixels"))
 app.command("check")(with_settings(_check, "models", "device", "threads"))
-app.command("bench")(with_settings(_bench, "models", "default_model", "device", "threads", "cache"))
+app.command("compile")(with_settings(_compile, "models", "device", "threads", "cache"))
+app.command("bench")(with_settings(_bench, "models", "default_model", "device", "threads", "cache", "optimize"))
 app.command("audit")(with_settings(_audit, "models", "default_model", "device", "threads"))

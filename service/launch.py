@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
-from service.specs import EngineSpec, FrontEndSpec
+from service.specs import CompilerSpec, EngineSpec, FrontEndSpec
 
 
 def run_engine(control: socket.socket, spec: EngineSpec) -> None:
@@ -19,6 +19,12 @@ def run_front_end(control: socket.socket, listeners: Sequence[socket.socket], sp
     from service.frontend.app import main
 
     main(control, listeners, spec)
+
+
+def run_compiler(control: socket.socket, spec: CompilerSpec) -> None:
+    from service.compiler.process import main
+
+    main(control, spec)
 
 
 def list_cuda_devices(answer: Connection) -> None:

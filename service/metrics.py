@@ -69,6 +69,9 @@ class Metrics:
             "grad_graph_violations", "Batches after which a graph, or no inference mode, was found.", "model"
         )
         self.seal_intact = latest("seal_intact", "0 when the weights are not those that were sealed.", "model")
+        self.model_optimization = latest(
+            "model_optimization", "1 for the state it is in: compiled, or why it answers eager.", "model", "state"
+        )
         self.model_memory = latest("model_memory_bytes", "Memory that the model holds.", "model", "kind")
         self.process_memory = gauge("process_memory_bytes", "Memory by role of process.", "role", "kind")
         self.device_memory = latest("device_memory_bytes", "Memory of torch's allocator.", "device", "kind")

@@ -49,6 +49,7 @@ class Reloader:
         self._metrics = metrics
         self._broadcast = broadcast
         self._wanted = wanted
+        self._changing = asyncio.Lock()
         for result in ("succeeded", "failed"):
             metrics.reloads.labels(result)
 
@@ -60,9 +61,18 @@ class Reloader:
             await self._wanted.wait()
             self._wanted.clear()
             self._tell(Reloading(True, self.state.ended, self.state.error))
-            error = await self._reload()
+            async with self._changing:
+                error = await self._reload()
             self._metrics.reloads.labels("failed" if error else "succeeded").inc()
             self._tell(Reloading(False, self.state.ended + 1, error))
+
+    async def turn_again(self) -> None:
+        """Have new engines serve what is served already: what is kept of the models has changed."""
+        async with self._changing:
+            try:
+                await self._beside(self._generations.catalogue)
+            except ReloadError as error:
+                log.error("turn failed", error=str(error))
 
     async def _reload(self) -> str:
         """Why it failed; empty when it did not."""

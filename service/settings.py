@@ -26,7 +26,10 @@ class Settings(BaseSettings):
 
     models: Path = Field(Path("models"), description="Folder that holds the models, one folder each.")
     default_model: str | None = Field(None, description="Model that answers /predict; else the only one.")
-    cache: Path = Field(_CACHE, description="Folder for what is made once for a model on this machine: its full proof.")
+    cache: Path = Field(
+        _CACHE,
+        description="Folder for what is made once for a model on this machine: its full proof, its compiled package.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     operations_port: int | None = Field(
@@ -36,6 +39,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N, or several with commas.")
     threads: int = Field(0, ge=0, description="Intra-op threads of a CPU engine; 0 for the cores there are.")
     decode_threads: int = Field(0, ge=0, description="Threads that decode pictures, a front end; 0 for the cores.")
+    optimize: Literal["auto", "eager"] = Field(
+        "auto", description="auto: compile each model behind serving, and serve what wins; eager: never."
+    )
     watchdog_seconds: float = Field(
         10.0, gt=0, description="Silence, or a forward, of an engine that is borne before it is replaced, in seconds."
     )

@@ -54,6 +54,18 @@ class EngineSpec:
 
 
 @dataclass(frozen=True)
+class CompilerSpec:
+    """What a child compiles, for a device; the rest as in `EngineSpec`."""
+
+    device: str
+    temporary: Path
+    threads: int
+    tunings: dict[str, Tuning]
+    folders: Sequence[ModelFolder]
+    settings: Settings
+
+
+@dataclass(frozen=True)
 class FrontEndSpec:
     """One front end.
 

@@ -65,7 +65,8 @@ def show(settings: Settings, addresses: list[tuple[Any, ...]], models: list[Mode
 def _runs_as(model: ModelState) -> str:
     if not model.tuning:
         return ""
-    words = f"{model.tuning.memory_format}, {model.tuning.threads} threads"
+    compiled = model.verdict and model.verdict.state == "compiled"
+    words = f"{'compiled' if compiled else model.tuning.memory_format}, {model.tuning.threads} threads"
     return f"{words}, tuned {model.tuned.made[:10]}" if model.tuned else words
 
 

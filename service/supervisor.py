@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 
 from service import summary, watchdog
+from service.compile_behind import CompileBehind
 from service.devices import resolve_devices
 from service.engine.wire import AnyFrame, Drain, Frame, Listening, Reload
 from service.errors import ConfigurationError
@@ -115,8 +116,17 @@ class Supervisor:
             self._device_changed,
         )
         self._reloader = Reloader(self._settings, self._generations, self._metrics, self._broadcast, self._hung_up)
+        self._compiling = CompileBehind(
+            self._settings,
+            self._generations,
+            self._run_folder,
+            self._fork_server,
+            self._metrics,
+            self._broadcast,
+            self._reloader.turn_again,
+        )
         self._generations.begin(names)
-        reloads = self._spawn(self._reloader.run())
+        changes = [self._spawn(self._reloader.run()), self._spawn(self._compiling.run())]
         if self._settings.watch:
             self._spawn(watch(self._settings.models, self._reloader.request))
         for number in range(self._settings.front_ends):
@@ -124,7 +134,9 @@ class Supervisor:
         self._spawn(self._watch_memory())
         self._spawn(watchdog.watch(self._watched, self._settings.watchdog_seconds))
         await self._stop.wait()
-        reloads.cancel()
+        for change in changes:
+            change.cancel()
+        self._compiling.kill()
         if self._failure:
             self._kill_all()
             raise self._failure
@@ -162,6 +174,7 @@ class Supervisor:
     def _device_changed(self, device: Device) -> None:
         """It has another engine, or none."""
         self._start_limit.tell(self._generations.is_serving())
+        self._compiling.engines_changed()
         ready = device.current and device.current.serving
         if not ready:
             return
@@ -193,7 +206,7 @@ class Supervisor:
         child = Child(f"front end {number}", self._front_end_frame)
         await child.start(self._fork_server, run_front_end, self._listeners, spec)
         front_end = self._front_ends[number] = FrontEnd(spec, child)
-        for frame in [*self._generations.news(), self._reloader.state]:
+        for frame in [*self._generations.news(), *self._compiling.news(), self._reloader.state]:
             child.send(frame)
         self._spawn(self._watch_front_end(front_end))
 

@@ -23,7 +23,8 @@ from service.bench.job import job_order
 from service.bench.machine import commit
 from service.bench.measure import Run, measure
 from service.bench.results import MOST_MOVED, moved
-from service.bench.servers import Server, fetch, gradless
+from service.bench.servers import Server, gradless
+from service.bench.turns import settled
 from service.errors import ConfigurationError
 from service.settings import Settings
 
@@ -61,8 +62,9 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
             with contextlib.ExitStack() as running:
                 one = running.enter_context(folder_of_one(name, folder))
                 servers = [running.enter_context(_server(settings, one, name, tree)) for tree in (None, there)]
-                shown = msgspec.json.decode(fetch(f"{servers[0].url}/models/{name}"))
-                bare, sizes = running.enter_context(bare_loop(job_order(settings, one, shown)))
+                shown, _ = (settled(server, name) for server in servers)
+                order = msgspec.structs.replace(job_order(settings, one, shown), package="")
+                bare, sizes = running.enter_context(bare_loop(order))
                 for server in servers:
                     server.suspend()
                 runs: dict[int, list[tuple[Run, Run]]] = {clients: [] for clients in CLIENTS}
@@ -73,7 +75,7 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
                         progress.update(task, description=f"{name}, round {turn + 1}: {clients} clients")
                         both = [_measured(server, shown, clients, seconds) for server in servers]
                         done.append((both[0], both[1]))
-                        told.append(ask(bare, sizes[-1], CANARY_SECONDS)[0])
+                        told.append(ask(bare, order.forwards[-1], sizes[-1], CANARY_SECONDS)[0])
                         progress.advance(task)
                     canaries[name].append(told)
                 pairs += [_pair(name, clients, done) for clients, done in runs.items()]

@@ -34,22 +34,27 @@ def bare_loop(order: Order) -> Iterator[tuple[Any, list[int]]]:
         process.kill()
 
 
-def ask(bare: Any, batch_size: int, seconds: float) -> tuple[float, float]:
+def ask(bare: Any, forward: str, batch_size: int, seconds: float) -> tuple[float, float]:
     """Pictures/s and the median milliseconds of a batch."""
-    bare.send((batch_size, seconds))
+    bare.send((forward, batch_size, seconds))
     rate, batch_ms = bare.recv()
     return rate, batch_ms
 
 
 def run_bare_loop(connection: Connection, order: Order) -> None:
-    """Entry point of the bare loop's process: answers `(batch_size, seconds)` with pictures/s and median ms a batch.
+    """Entry point of the bare loop's process: answers `(forward, batch_size, seconds)` with pictures/s and ms a batch.
 
-    It has the process for itself, as a hand-written script would, and the memory format that the server chose.
+    It has the process for itself, as a hand-written script would.
     """
     job = Job(order)
     connection.send(job.sizes)
+    running = ""
     while (wanted := connection.recv()) is not None:
-        connection.send(_run(job, *wanted))
+        forward, batch_size, seconds = wanted
+        if forward != running:
+            job.run(forward)
+            running = forward
+        connection.send(_run(job, batch_size, seconds))
 
 
 def _run(job: Job, batch_size: int, seconds: float) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from service.cores import usable_cores
 from service.engine.model import ServedModel
+from service.loader.compiled import load_package
 from service.loader.load import load
 from service.loader.report import Tuning
 from service.loader.repository import find_models
@@ -27,7 +28,10 @@ VARIABLE = "GRADLESS_BENCH_JOB"
 
 
 class Order(msgspec.Struct, frozen=True):
-    """Which model, in which memory format, with how many intra-op threads, in batches of at most `cap`."""
+    """Which model, in which memory format, with how many intra-op threads, in batches of at most `cap`.
+
+    `package` is the compiled package that the server answers with; empty where it answers eager.
+    """
 
     models: str
     name: str
@@ -35,6 +39,13 @@ class Order(msgspec.Struct, frozen=True):
     threads: int
     cap: int
     device: str = "cpu"
+    package: str = ""
+
+    @property
+    def forwards(self) -> list[str]:
+        """What the bare loop runs, the eager forward that people write first and what the server runs last."""
+        eager = [f"eager, {name}" for name in ("contiguous_format", self.memory_format)]
+        return list(dict.fromkeys([*eager, *(["compiled"] if self.package else [])]))
 
     @classmethod
     def from_environment(cls) -> Order:
@@ -48,7 +59,12 @@ def job_order(settings: Settings, models: Path, shown: dict[str, Any]) -> Order:
     """The job of a model as a server shows it at `/models/{model}`: in its memory format, up to its largest batch."""
     device = settings.first_device(torch.cuda.is_available())
     threads = settings.threads or usable_cores()
-    return Order(str(models), shown["name"], shown["memory_format"], threads, shown["batch_sizes"][-1], device)
+    verdict = shown.get("optimization") or {}
+    package = ""
+    if verdict.get("state") == "compiled":
+        package = str(settings.cache.expanduser() / "compiled" / verdict["package"])
+    largest = shown["batch_sizes"][-1]
+    return Order(str(models), shown["name"], shown["memory_format"], threads, largest, device, package)
 
 
 def decoder(order: Order) -> Callable[[bytes], Tensor]:
@@ -67,6 +83,17 @@ class Job:
         self.sizes = self._model.sizes
         self.crop = self._model.loaded.input.crop
         self.decode = decoder(order)
+        self._order = order
+        self.run(f"eager, {order.memory_format}")
+
+    def run(self, forward: str) -> None:
+        """Answer with this one of the order's forwards from now on."""
+        device = torch.device(self._order.device)
+        if forward == "compiled":
+            self._model.run_package(load_package(Path(self._order.package), device), "measured")
+        else:
+            self._model.run_eager()
+            self._model.apply(Tuning(forward.removeprefix("eager, "), self._order.threads))
         with torch.inference_mode():
             self._model.warm_up(self.sizes)
 

@@ -38,7 +38,9 @@ def _throughput(axes: Any, model: Model) -> None:
         positions = [str(load.clients) for load in loads]
         axes.plot(positions, [load.rate for load in loads], marker="o", color=COLOURS[name], label=NAMES[name])
     if model.bare:
-        axes.axhline(model.best_bare.rate, color="black", linewidth=1, linestyle="--", label="bare loop, best batch")
+        for forward, style in zip(reversed(model.forwards), ("--", ":", "-."), strict=False):
+            rate = model.best_bare(forward).rate
+            axes.axhline(rate, color="black", linewidth=1, linestyle=style, label=f"bare loop, {forward}")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
 
@@ -63,9 +65,15 @@ def _stage(stages: dict[str, float], stage: str) -> float:
 
 def _batch_sizes(axes: Any, model: Model) -> None:
     axes.set_title("bare loop: ms a picture by batch size", fontsize=10, loc="left")
-    sizes = [str(bare.batch_size) for bare in model.bare]
-    bars = axes.bar(sizes, [1000 / bare.rate for bare in model.bare], color="#555555")
-    axes.bar_label(bars, fmt="%.3g", fontsize=8)
+    width = 0.8 / max(1, len(model.forwards))
+    for position, forward in enumerate(model.forwards):
+        loop = model.bare_of(forward)
+        places = [number + (position - (len(model.forwards) - 1) / 2) * width for number in range(len(loop))]
+        heights = [1000 / bare.rate for bare in loop]
+        axes.bar(places, heights, width, color=("#b0b0b0", "#777777", "#1f5fa8")[position], label=forward)
+    sizes = [str(bare.batch_size) for bare in model.served_bare] if model.bare else []
+    axes.set_xticks(range(len(sizes)), sizes)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _latencies(axes: Any, model: Model) -> None:

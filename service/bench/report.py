@@ -66,12 +66,14 @@ def _throughput(model: Model) -> Section:
         f"JPEGs of {model.body_bytes:,} bytes" if model.body_bytes else "JPEGs of 13 to 100 KB, 320 to 800 pixels wide,"
     )
     threads = "1 thread" if model.threads == 1 else f"{model.threads} threads"
-    words = [f"{body} in, top five out; memory format {model.memory_format}, {threads}. Times in milliseconds."]
+    runs = f"runs {model.forwards[-1]}, " if model.bare else ""
+    words = [f"{body} in, top five out; the server {runs}{threads}. Times in milliseconds."]
     headings = ["", "pictures/s", "p50", "p90", "p99", "p99.9", "max", "batch", "CPU s/1,000", "generator", "failed"]
     section = Section(f"{model.name}: throughput and latency", words, [headings])
     for bare in model.bare:
         section.rows.append(
-            [f"bare loop, batch {bare.batch_size}", f"{bare.rate:.1f}", f"{bare.batch_ms:.1f}"] + [""] * 8
+            [f"bare loop ({bare.forward}), batch {bare.batch_size}", f"{bare.rate:.1f}", f"{bare.batch_ms:.1f}"]
+            + [""] * 8
         )
     for name, loads in model.servers.items():
         section.rows += [_row(f"{TITLES[name]}, {_clients(load.clients)}", load) for load in loads]
@@ -194,9 +196,11 @@ Made by `make bench`. Every ratio is of one run, in which all take turns and one
 are suspended); absolute rates belong to this machine and hour. Between any two measurements the bare loop runs: when
 its median moved by more than 15 % from round to round, ratios are in brackets and conclude nothing.
 
-- **The bare loop** is what people write by hand: decode, resize, forward, top five, in one process, with the memory
-  format and threads that the server measured to be fastest, eager, and as glibc's malloc comes. Gradless keeps freed
-  memory (`service/allocator.py`), which is most of why it can be faster than its limit.
+- **The bare loop** is what people write by hand: decode, resize, forward, top five, in one process, with as many
+  threads as the server takes, and as glibc's malloc comes. It runs three times: eager as a module comes (contiguous), eager in
+  the memory format that the server measured to be fastest, and with the compiled package that the server answers with.
+  Gradless keeps freed memory (`service/allocator.py`), which is most of why it can be faster than the same forward in
+  the bare loop. `--optimize eager` measures a server that compiles nothing.
 - **LitServe and mosec** do the same job with the same decoder, memory format, threads and largest batch; LitServe
   gets base64 in JSON, as in its guides. Both wait up to 5 ms for company. **The naive app** is FastAPI with PIL and a
   forward in its handler.

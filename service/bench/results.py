@@ -50,8 +50,9 @@ class Load:
 
 @dataclass
 class Bare:
-    """The bare loop at one batch size."""
+    """The bare loop at one batch size; `forward` is `eager, MEMORY_FORMAT` or `compiled`."""
 
+    forward: str
     batch_size: int
     rate: float
     batch_ms: float
@@ -110,8 +111,21 @@ class Model:
         return self.moved <= MOST_MOVED
 
     @property
-    def best_bare(self) -> Bare:
-        return max(self.bare, key=lambda bare: bare.rate)
+    def forwards(self) -> list[str]:
+        """Of the bare loop: what people write first, what the server runs last."""
+        return list(dict.fromkeys(bare.forward for bare in self.bare))
+
+    def bare_of(self, forward: str) -> list[Bare]:
+        """By batch size, rising."""
+        return [bare for bare in self.bare if bare.forward == forward]
+
+    @property
+    def served_bare(self) -> list[Bare]:
+        """The bare loop with the forward that the server runs."""
+        return self.bare_of(self.forwards[-1])
+
+    def best_bare(self, forward: str) -> Bare:
+        return max(self.bare_of(forward), key=lambda bare: bare.rate)
 
     def load(self, server: str, clients: int) -> Load:
         return next(load for load in self.servers[server] if load.clients == clients)
@@ -124,8 +138,10 @@ class Model:
         ours = self.best("gradless")
         told = {}
         if self.bare:
-            told["served / bare loop at its best batch"] = ours.rate / self.best_bare.rate
-            told["one client: ms over the bare loop's at batch 1"] = self._one_ms("gradless") - self.bare[0].batch_ms
+            for forward in self.forwards:
+                told[f"served / bare loop at its best batch: {forward}"] = ours.rate / self.best_bare(forward).rate
+            one = self.served_bare[0].batch_ms
+            told["one client: ms over the bare loop's at batch 1, of what is served"] = self._one_ms("gradless") - one
         for peer in self.servers:
             if peer != "gradless":
                 told[f"served / {peer}, each at its best"] = ours.rate / self.best(peer).rate
@@ -136,7 +152,7 @@ class Model:
             told["start / import, load and one forward"] = self.started_in["gradless"] / self.started_in["floor"]
         if self.bare and self.open_loop and (step := self.open_loop.at(0.8)):
             told["80 % of capacity, open loop: p99 / bare loop at batch 1"] = (
-                step.latency_ms["p99"] / self.bare[0].batch_ms
+                step.latency_ms["p99"] / self.served_bare[0].batch_ms
             )
         return told
 

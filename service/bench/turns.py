@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ KNEE = 3.0
 #: What a body of the trivial model weighs, and how many measurements long its tail is watched.
 TRIVIAL_BYTES, TAIL = 50_000, 15
 STARTS = 3
+#: The bare loop's part of a measurement, at each batch size.
+BARE_SHARE = 0.3
+#: A server that compiles behind its serving is waited for so long.
+COMPILE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,17 @@ class Bench:
             models = running.enter_context(folder_of_one(self._name, self._folder))
             self._crop = crop_of(models, self._name)
             self._flags = ["--models", models, "--device", settings.device, "--threads", settings.threads]
-            self._flags += ["--cache", settings.cache.expanduser()]
+            self._flags += ["--cache", settings.cache.expanduser(), "--optimize", settings.optimize]
             self._say("starting")
             ours = self._start_ours(running)
-            shown = msgspec.json.decode(fetch(f"{ours.url}/models/{self._name}"))
+            self._say("compiling")
+            shown = settled(ours, self._name)
             self._model = Model(self._name, shown["memory_format"], shown["threads"], self._body_bytes)
             order = job_order(settings, models, shown)
             ours.suspend()
             bare, sizes = running.enter_context(bare_loop(order))
             peers = [self._start_peer(running, name, order) for name in self._plan.peers]
-            self._rounds(ours, peers, bare, sizes)
+            self._rounds(ours, peers, bare, sizes, order.forwards)
             if self._trivial:
                 self._say("the tail of 32 clients")
                 self._model.tail = Load.of(32, [self._closed(ours, 32, TAIL * self._plan.seconds)])
@@ -91,24 +97,24 @@ class Bench:
         server.suspend()
         return server
 
-    def _rounds(self, ours: Server, peers: list[Server], bare: Any, sizes: list[int]) -> None:
+    def _rounds(self, ours: Server, peers: list[Server], bare: Any, sizes: list[int], forwards: list[str]) -> None:
         clients = (1, 32) if self._trivial else CLIENTS
         asked = [(ours, n) for n in clients] + [(p, n) for p in peers for n in PEERS_CLIENTS if n in clients]
         runs: dict[tuple[str, int], list[Run]] = {}
-        rates: dict[int, list[tuple[float, float]]] = {size: [] for size in sizes}
+        rates: dict[tuple[str, int], list[tuple[float, float]]] = {(f, size): [] for f in forwards for size in sizes}
         for turn in range(self._plan.rounds):
             canaries = []
-            for size in sizes:
-                self._say(f"round {turn + 1} of {self._plan.rounds}: bare loop, batch {size}")
-                rates[size].append(ask(bare, size, self._plan.seconds / 2))
+            for forward, size in rates:
+                self._say(f"round {turn + 1} of {self._plan.rounds}: bare loop, {forward}, batch {size}")
+                rates[forward, size].append(ask(bare, forward, size, self._plan.seconds * BARE_SHARE))
             for server, n in asked:
                 self._say(f"round {turn + 1} of {self._plan.rounds}: {server.name}, {n} clients")
                 runs.setdefault((server.name, n), []).append(self._closed(server, n, self._plan.seconds))
-                canaries.append(ask(bare, sizes[-1], CANARY_SECONDS)[0])
+                canaries.append(ask(bare, forwards[-1], sizes[-1], CANARY_SECONDS)[0])
             self._model.canary.append(canaries)
-        for size, told in rates.items():
+        for (forward, size), told in rates.items():
             rate, batch_ms = (statistics.median(values) for values in zip(*told, strict=True))
-            self._model.bare.append(Bare(size, rate, batch_ms))
+            self._model.bare.append(Bare(forward, size, rate, batch_ms))
         for (name, n), done in runs.items():
             self._model.servers.setdefault(name, []).append(Load.of(n, done))
 
@@ -154,6 +160,17 @@ class Bench:
             with gradless(self._flags, self._name, self._crop) as server:
                 told["gradless"].append(server.started_in)
         self._model.started_in = {name: statistics.median(seconds) for name, seconds in told.items()}
+
+
+def settled(server: Server, model: str) -> dict[str, Any]:
+    """What a server shows of a model, once it is not going to run otherwise by itself."""
+    end = time.monotonic() + COMPILE_SECONDS
+    while True:
+        shown: dict[str, Any] = msgspec.json.decode(fetch(f"{server.url}/models/{model}"))
+        verdict = shown.get("optimization") or {}
+        if verdict.get("state") != "pending" or time.monotonic() > end:
+            return shown
+        time.sleep(0.2)
 
 
 def knee(steps: list[Step]) -> float:

@@ -37,6 +37,7 @@ from service.errors import (
     NotReplayed,
     Overloaded,
 )
+from service.loader.report import Verdict
 from service.metrics import Metrics
 from service.specs import ExitCode
 
@@ -78,6 +79,8 @@ class EngineClient:
         #: By device that has no engine, what is waited for.
         self.waiting: dict[str, Waiting] = {}
         self.default_model = ""
+        #: By name and version, what came of compiling a model that is served eager.
+        self.verdicts: dict[tuple[str, str], Verdict] = {}
         #: Every model by name, as the newest generation tells it; a failed one hides none that still serves.
         self.models: dict[str, ModelState] = {}
 

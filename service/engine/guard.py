@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from itertools import cycle
 
 import torch
@@ -32,20 +32,11 @@ class CaughtError(Exception):
 
 
 class Guard:
-    """Watches over one model. Made after its proof, when its weights are as they will stay.
+    """Watches over one model. Made after its proof, when it is as it will stay."""
 
-    Args:
-        seal: SHA-256 over the weights, as they were loaded.
-    """
-
-    def __init__(self, model: str, module: nn.Module, seal: str) -> None:
+    def __init__(self, model: str) -> None:
         self._model = model
-        self._module = module
-        self._seal = seal
-        # Those made in inference mode keep no count; the seal has them.
-        self._counted = [tensor for _, tensor in tensors(module) if not tensor.is_inference()]
-        self._storages = {tensor.untyped_storage().data_ptr() for tensor in self._counted}
-        self._writes = self._count_writes()
+        self._storages: set[int] = set()
 
     def look(self, outputs: Tensor) -> None:
         """Look at what a batch gave and left behind; takes about 6 µs for 122 tensors.
@@ -59,6 +50,34 @@ class Guard:
             raise CaughtError(self._model, ExitCode.VIOLATION, "forward left inference mode off")
         if not outputs.is_inference() and outputs.untyped_storage().data_ptr() not in self._storages:
             raise CaughtError(self._model, ExitCode.VIOLATION, "the outputs were not made under inference_mode")
+
+    def verify_once(self) -> Generator[None, None, None]:
+        """One pass over all that the model is, in steps.
+
+        Raises:
+            CaughtError: at its end, when it is not what was proven.
+        """
+        raise NotImplementedError
+
+
+class WeightsGuard(Guard):
+    """Of a module.
+
+    Args:
+        seal: SHA-256 over the weights, as they were loaded.
+    """
+
+    def __init__(self, model: str, module: nn.Module, seal: str) -> None:
+        super().__init__(model)
+        self._module = module
+        self._seal = seal
+        # Those made in inference mode keep no count; the seal has them.
+        self._counted = [tensor for _, tensor in tensors(module) if not tensor.is_inference()]
+        self._storages = {tensor.untyped_storage().data_ptr() for tensor in self._counted}
+        self._writes = self._count_writes()
+
+    def look(self, outputs: Tensor) -> None:
+        super().look(outputs)
         if self._count_writes() != self._writes:
             raise CaughtError(self._model, ExitCode.SEAL_BROKEN, "a parameter or buffer was written to in place")
 
@@ -66,19 +85,33 @@ class Guard:
         """Any in-place change moves a tensor's version, in inference mode too; one through `.data` does not."""
         return sum(tensor._version for tensor in self._counted)
 
-    def hash_once(self) -> Generator[None, None, None]:
-        """One pass over the weights, in steps.
-
-        Raises:
-            CaughtError: at its end, when they are not those that were sealed.
-        """
+    def verify_once(self) -> Generator[None, None, None]:
         found = yield from sealing(self._module)
         if found != self._seal:
             raise CaughtError(self._model, ExitCode.SEAL_BROKEN, f"the weights hash to {found[:12]}, not to their seal")
 
 
+class PackageGuard(Guard):
+    """Of a compiled package, whose weights are constants in native code: it answers a fixed input again and again.
+
+    Args:
+        probe: gives the bits of that answer.
+    """
+
+    def __init__(self, model: str, probe: Callable[[], str]) -> None:
+        super().__init__(model)
+        self._probe = probe
+        self._expected = probe()
+
+    def verify_once(self) -> Generator[None, None, None]:
+        yield
+        if self._probe() != self._expected:
+            words = "the package answers a fixed input with other bits than when it was proven"
+            raise CaughtError(self._model, ExitCode.SEAL_BROKEN, words)
+
+
 class SealWatch:
-    """Hashes the weights of all models again and again, a step at a time, paced so that hardly anybody waits for it.
+    """Verifies all models again and again, a step at a time, paced so that hardly anybody waits for it.
 
     A worker counts as idle when it has had no work for a while: one client's next request comes within milliseconds.
     """
@@ -104,7 +137,7 @@ class SealWatch:
         return max(0.0, min(busy, idle))
 
     def step(self) -> None:
-        """Hash one piece.
+        """Verify one piece.
 
         Raises:
             CaughtError: it was the last of a model whose seal is broken.
@@ -118,7 +151,7 @@ class SealWatch:
     def _forever(self) -> Generator[float, None, None]:
         """A step at a time; yields the seconds to rest after it."""
         for guard in cycle(self._guards):
-            for _ in guard.hash_once():
+            for _ in guard.verify_once():
                 yield 0.0
             if guard is self._guards[-1]:
                 yield REST_SECONDS

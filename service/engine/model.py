@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.engine.batcher import ladder
-from service.engine.guard import Guard
+from service.engine.guard import Guard, PackageGuard, WeightsGuard
 from service.engine.wire import ModelState
 from service.errors import ModelOutputInvalid
 from service.loader.artefact import artefact_key
 from service.loader.card import Card
+from service.loader.compiled import Entry, bits
 from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
 from service.loader.probes import probes
 from service.loader.proof import prove
-from service.loader.report import Report, Tuned, Tuning
+from service.loader.report import Precision, Report, Tuned, Tuning, Verdict
+from service.tasks.classification import normalise
 
 #: Cap of a batch until somebody measures: beyond it a CPU's cache is the limit, a GPU's return diminishes.
 DEFAULT_CAP = {"cpu": 8, "cuda": 32}
@@ -32,7 +36,7 @@ FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.
 
 
 class ServedModel:
-    """One model of one engine. Only the worker thread touches it.
+    """One model of one engine. Only the worker thread touches it. It runs eager until told to run a package.
 
     Args:
         tuned: what `gradless bench --tune` found for it here. The card's cap is never exceeded.
@@ -52,12 +56,16 @@ class ServedModel:
         self._card = card
         self._device = device
         self.module = loaded.module.to(device)
+        self.dtype = getattr(torch, card.dtype)
+        self._forward: Callable[[Tensor], Any] = self._eager
+        self._package = ""
         self._mean = torch.tensor(loaded.input.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(loaded.input.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         crop = loaded.input.crop
         pinned = device.type == "cuda"  # only from pinned memory can a copy run beside the host
         self._staging = torch.zeros((self.cap, 3, crop, crop), dtype=torch.uint8, pin_memory=pinned)
         self._staging_bytes = self._staging.numpy().reshape(-1).data
+        self._probe = probes(1, crop)
 
     def collate(self, parts: Iterable[memoryview]) -> Tensor:
         """Examples side by side in the staging buffer: `(N, 3, H, W) uint8` on the CPU, valid until the next call."""
@@ -81,7 +89,7 @@ class ServedModel:
         """
         if torch.get_num_threads() != self.tuning.threads:
             torch.set_num_threads(self.tuning.threads)
-        logits = self.module(self.normalised(pixels))
+        logits = self._forward(pixels.to(self._device, non_blocking=True))
         if not isinstance(logits, Tensor) or logits.shape != (len(pixels), self.loaded.classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             wanted = (len(pixels), self.loaded.classes)
@@ -90,11 +98,28 @@ class ServedModel:
             torch.cuda.current_stream(self._device).synchronize()  # else a forward's time is the time to launch it
         return logits
 
+    def _eager(self, pixels: Tensor) -> Any:
+        return self.module(self.normalised(pixels))
+
     def normalised(self, pixels: Tensor) -> Tensor:
-        """What the model sees, `(N, 3, H, W) float32` on the device, in the memory format that was chosen."""
-        moved = pixels.to(self._device, non_blocking=True)
-        images = moved.to(torch.float32, memory_format=FORMATS[self.tuning.memory_format])
-        return images.sub_(self._mean).div_(self._std)
+        """What the module sees of pixels on the device, in the memory format that was chosen."""
+        return normalise(pixels, self._mean, self._std, self.dtype, FORMATS[self.tuning.memory_format])
+
+    def entry(self) -> Entry:
+        """What a compiler makes a package of: all that `run_batch` does on the device."""
+        return Entry(self.module, self._mean, self._std, FORMATS[self.tuning.memory_format])
+
+    def run_package(self, package: Callable[[Tensor], Any], sha256: str) -> None:
+        """Answer with this from now on."""
+        self._forward, self._package = package, sha256
+
+    def run_eager(self) -> None:
+        """Answer with the module from now on."""
+        self._forward, self._package = self._eager, ""
+
+    def probe(self) -> str:
+        """Bits of the outputs for a fixed input."""
+        return bits(self.run_batch(self._probe))
 
     def tune(self, known: Tuning | None, threads: int) -> None:
         """Lay the weights out, and take as many of `threads`, as measures fastest here.
@@ -125,13 +150,21 @@ class ServedModel:
         There are at least so many `forwards`, and as many as `seconds` hold.
         """
         self.apply(tuning)
-        pixels = self._staging[: size or self.cap]
         with torch.inference_mode():
-            self.run_batch(pixels)
-            end = time.perf_counter() + seconds
-            times = [self._timed(pixels) for _ in range(forwards)]
-            while time.perf_counter() < end:
-                times.append(self._timed(pixels))
+            return self.best_of(size or self.cap, forwards, seconds)
+
+    def times(self, tuning: Tuning) -> dict[int, float]:
+        """The same at every batch size."""
+        return {size: self.time(tuning, size) for size in self.sizes}
+
+    def best_of(self, size: int, forwards: int, seconds: float = 0.0) -> float:
+        """The same as it runs now, in this thread's mode."""
+        pixels = self._staging[:size]
+        self.run_batch(pixels)
+        end = time.perf_counter() + seconds
+        times = [self._timed(pixels) for _ in range(forwards)]
+        while time.perf_counter() < end:
+            times.append(self._timed(pixels))
         return min(times)
 
     def _timed(self, pixels: Tensor) -> float:
@@ -153,18 +186,38 @@ class ServedModel:
         """
         freeze(self.module)  # so that what an earlier forward undid is found, and told, as forward's doing
         examples = probes(2 * max(sizes), self.loaded.input.crop)
-        return prove(self.run_batch, self.module, examples, sizes, self._card.proof.waive)
+        report = prove(self.run_batch, self.module, examples, sizes, self._card.proof.waive)
+        return msgspec.structs.replace(report, precision=self._precision())
+
+    def _precision(self) -> Precision | None:
+        """How far the answers are from those in float32; None of a model that computes in it."""
+        expected = self.loaded.in_float32
+        if expected is None:
+            return None
+        pictures = probes(len(expected), self.loaded.input.crop)
+        found = torch.cat([self.run_batch(picture.unsqueeze(0)).float().cpu() for picture in pictures]).softmax(dim=1)
+        same = int((found.argmax(1) == expected.argmax(1)).sum())
+        return Precision(self._card.dtype, len(expected), float((found - expected).abs().max()), same)
 
     def guard(self) -> Guard:
-        """What watches over the model from now on."""
-        return Guard(self.loaded.name, self.module, self.loaded.seal)
+        """What watches over the model from now on. With a package, the module has done its part and is let go."""
+        if not self._package:
+            return WeightsGuard(self.loaded.name, self.module, self.loaded.seal)
+        self.loaded = dataclasses.replace(self.loaded, module=nn.Module())
+        self.module = self.loaded.module
+        return PackageGuard(self.loaded.name, self.probe)
 
     def artefact_key(self, threads: int) -> str:
         """Under which is kept what was made for this model here; `threads` are those that it may take."""
         crop = self.loaded.input.crop
-        return artefact_key(self.loaded.version, "float32", (self.cap, 3, crop, crop), self._device, threads)
+        return artefact_key(self.loaded.version, self._card.dtype, (self.cap, 3, crop, crop), self._device, threads)
 
-    def state(self, base: ModelState, report: Report | None = None) -> ModelState:
+    def proof_key(self, threads: int) -> str:
+        """The same for its proof, which is one of the forward that answers."""
+        key = self.artefact_key(threads)
+        return f"{key}-{self._package[:12]}" if self._package else key
+
+    def state(self, base: ModelState, verdict: Verdict, report: Report | None = None) -> ModelState:
         """What front ends are told of this model; name, state and detail are `base`'s."""
         loaded = self.loaded
         return msgspec.structs.replace(
@@ -179,6 +232,7 @@ class ServedModel:
             memory_bytes=loaded.memory,
             card=self._card.model_dump(mode="json", exclude_none=True),
             report=report,
+            verdict=verdict,
         )
 
 
@@ -195,4 +249,4 @@ def _cap(card: Card, device: torch.device, tuned: Tuned | None) -> int:
 def tuning_key(loaded: LoadedModel, device: torch.device, threads: int) -> str:
     """Under which a tuning is kept: that of the artefact, but of a model whose cap is not known yet."""
     crop = loaded.input.crop
-    return artefact_key(loaded.version, "float32", (3, crop, crop), device, threads)
+    return artefact_key(loaded.version, "", (3, crop, crop), device, threads)

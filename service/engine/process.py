@@ -21,6 +21,7 @@ from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol,
 from service.engine.worker import Worker
 from service.errors import NotReady, Unprocessable
 from service.loader.artefact import Records
+from service.loader.packages import Packages
 from service.metrics import Metrics
 from service.specs import EngineSpec
 
@@ -83,6 +84,8 @@ class Engine:
             self._spec.tunings,
             self._aboard,
             Records(self._spec.settings.cache.expanduser()),
+            Packages(self._spec.settings.cache.expanduser()),
+            self._spec.settings.optimize == "auto",
             self._spec.settings.watchdog_seconds,
             self.metrics,
             ready=lambda found: loop.call_soon_threadsafe(states.set_result, found),

@@ -5,8 +5,9 @@ first element is the frame's kind. Tensor bytes travel inline. Nothing is ever u
 
 Two conversations use them. Front end and engine, over the engine's Unix socket: `Infer` and `Cancel` one
 way, `Result` and `Failure` the other. Supervisor and child, over the child's control socket: `Generation`,
-`Failed`, `Retire`, `Waiting`, `Reloading` and `Drain` to the child, `Ready` from an engine, `Listening` and
-`Reload` from a front end. The end of either stream is the news that the other side is gone.
+`Failed`, `Retire`, `Waiting`, `Reloading`, `Optimized` and `Drain` to the child, `Ready` from an engine, `Listening`
+and `Reload` from a front end, `Optimized` from a compiler. The end of either stream is the news that the other side is
+gone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, cast
 
 import msgspec
 
-from service.loader.report import Report, Tuned, Tuning
+from service.loader.report import Report, Tuned, Tuning, Verdict
 
 _LENGTH = struct.Struct("<I")
 
@@ -86,7 +87,7 @@ class ModelState(msgspec.Struct, frozen=True):
     """What a front end needs to know of one model in one generation, and what `/models/{m}` shows.
 
     `state` is `loading`, `ready` or `failed`; `detail` says why it failed. `input` is the card's, resolved.
-    `report` is the proof's, of a model that got that far.
+    `report` is the proof's, of a model that got that far; `verdict` says whether a compiled package answers for it.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ModelState(msgspec.Struct, frozen=True):
     memory_bytes: dict[str, int] = {}
     card: dict[str, Any] = {}
     report: Report | None = None
+    verdict: Verdict | None = None
 
 
 class Ready(Frame, frozen=True):
@@ -167,6 +169,14 @@ class Failed(Frame, frozen=True):
     aboard: list[int]
 
 
+class Optimized(Frame, frozen=True):
+    """What came of compiling a model, behind serving. The generation that serves it now runs as it did."""
+
+    model: str
+    version: str
+    verdict: Verdict
+
+
 class Drain(Frame, frozen=True):
     """Finish what is accepted and end. The front end goes on answering for `delay_seconds` first."""
 
@@ -187,6 +197,7 @@ AnyFrame = (
     | Reload
     | Reloading
     | Failed
+    | Optimized
     | Drain
 )
 

@@ -28,8 +28,10 @@ from service.engine.runner import Answer, Runner
 from service.engine.wire import Failure, ModelState, Result
 from service.errors import ConfigurationError, DeadlineExceeded
 from service.loader.artefact import Records
+from service.loader.compiled import load_package
 from service.loader.load import load
-from service.loader.report import Record, Report, Tuning
+from service.loader.packages import Packages, RefusedPackageError
+from service.loader.report import PENDING, Record, Report, Tuning, Verdict
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
 from service.specs import ExitCode
@@ -47,6 +49,8 @@ class Worker(threading.Thread):
         tunings: by version, what an earlier engine of this server measured; it saves measuring again.
         aboard: where the ids in the current forward are written.
         records: where what was measured and proven is kept.
+        packages: where compiled packages are.
+        optimize: whether packages may answer; `eager` on a model's card says no for that one.
         watchdog_seconds: the shortest time after which a forward counts as one that does not end.
         ready: called once, from this thread, with every model's state.
         deliver: called once a batch, from this thread, with the answers that are complete.
@@ -60,6 +64,8 @@ class Worker(threading.Thread):
         tunings: dict[str, Tuning],
         aboard: Aboard,
         records: Records,
+        packages: Packages,
+        optimize: bool,
         watchdog_seconds: float,
         metrics: Metrics,
         ready: Callable[[list[ModelState]], object],
@@ -72,12 +78,15 @@ class Worker(threading.Thread):
         self._tunings = tunings
         self._aboard = aboard
         self._records = records
+        self._packages = packages
+        self._optimize = optimize
         self._watchdog_seconds = watchdog_seconds
         self._metrics = metrics
         self._ready = ready
         self._deliver = deliver
         self._wake = threading.Condition()
         self._models: dict[str, ServedModel] = {}
+        self._verdicts: dict[str, Verdict] = {}
         self._guards: dict[str, Guard] = {}
         self._cold: list[tuple[ServedModel, int]] = []
         self._pace = Pace()
@@ -137,22 +146,51 @@ class Worker(threading.Thread):
             loaded = load(folder)
             tuned = self._records.read_tuned(tuning_key(loaded, self._device, self._threads))
             model = ServedModel(loaded, folder.card, self._device, tuned)
-            kept = self._records.read(model.artefact_key(self._threads))
-            known = self._tunings.get(model.loaded.version)
-            model.tune(known or (kept.tuning if kept else None), self._threads)
+            verdict = self._verdicts[folder.name] = self._read_verdict(folder, model)
+            model.tune(verdict.tuning or self._known_tuning(model), self._threads)
         except ConfigurationError as error:
             return self._failed(state, str(error))
         except Exception as error:
             log.exception("loading failed", model=folder.name)
             return self._failed(state, f"loading: {type(error).__name__}: {error}")
         self._models[folder.name] = model
-        return model.state(state)
+        return model.state(state, verdict)
+
+    def _known_tuning(self, model: ServedModel) -> Tuning | None:
+        if known := self._tunings.get(model.loaded.version):
+            return known
+        kept = self._records.read(model.artefact_key(self._threads))
+        return kept.tuning if kept else None
+
+    def _read_verdict(self, folder: ModelFolder, model: ServedModel) -> Verdict:
+        if not self._optimize or folder.card.optimize == "eager":
+            return Verdict("off", "optimize = eager")
+        return self._packages.read(model.artefact_key(self._threads)) or PENDING
+
+    def _use_package(self, model: ServedModel, verdict: Verdict) -> Verdict:
+        """Answer with the package that won, if it is there, whole, ours, and does what it did when it was new."""
+        key = model.artefact_key(self._threads)
+        try:
+            file = self._packages.open(verdict)
+            with self._packages.trying(key):
+                model.run_package(load_package(file, self._device), verdict.sha256)
+                if model.probe() != verdict.probe:
+                    raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")
+            return verdict
+        except Exception as error:  # native code that somebody made on another day
+            log.warning("package refused", model=model.loaded.name, why=str(error), then="it is built anew")
+            model.run_eager()
+            self._packages.forget(key)
+            return msgspec.structs.replace(PENDING, detail=f"the package was refused: {error}")
 
     def _prepare(self, state: ModelState) -> ModelState:
         """Prove a loaded model through the function that answers requests."""
         model = self._models.get(state.name)
         if model is None:
             return state
+        verdict = self._verdicts[state.name]
+        if verdict.state == "compiled":
+            verdict = self._use_package(model, verdict)
         try:
             report = self._prove(model)
         except Exception as error:
@@ -162,7 +200,7 @@ class Worker(threading.Thread):
         self._metrics.self_check_passed.labels(state.name).set(report.passed)
         if not report.passed:
             del self._models[state.name]
-            return model.state(self._failed(state, f"the proof failed: {report.refusal}"), report)
+            return model.state(self._failed(state, f"the proof failed: {report.refusal}"), verdict, report)
         self._guards[state.name] = model.guard()
         for size, seconds in report.figures.batch_seconds.items():
             self._pace.record(state.name, size, seconds)
@@ -173,9 +211,8 @@ class Worker(threading.Thread):
             self._metrics.model_memory.labels(state.name, kind).set(size)
         self._metrics.model_info.labels(state.name, model.loaded.version, "classification", str(self._device)).set(1)
         ready = ModelState(state.name, "ready", required=state.required)
-        return model.state(
-            msgspec.structs.replace(ready, example_seconds=self._pace.example_seconds(state.name)), report
-        )
+        ready = msgspec.structs.replace(ready, example_seconds=self._pace.example_seconds(state.name))
+        return model.state(ready, verdict, report)
 
     def _prove(self, model: ServedModel) -> Report:
         """The whole proof; where it was passed before and kept, at batch 1 and at the cap only.
@@ -183,7 +220,7 @@ class Worker(threading.Thread):
         It is the warm-up too: no request pays for a primitive or a kernel made on first use. The sizes that a re-check
         leaves out are warmed when nobody waits.
         """
-        key = model.artefact_key(self._threads)
+        key = model.proof_key(self._threads)
         kept = self._records.read(key)
         if kept is None or kept.tuning != model.tuning:
             report = model.check(model.sizes)

@@ -30,6 +30,7 @@ from service.engine.wire import (
     Generation,
     Listening,
     ModelState,
+    Optimized,
     Reload,
     Reloading,
     Retire,
@@ -154,6 +155,8 @@ class FrontEnd:
             self.client.let_go(frame)
         elif isinstance(frame, Waiting):
             self.client.waiting[frame.device] = frame
+        elif isinstance(frame, Optimized):
+            self.client.verdicts[frame.model, frame.version] = frame.verdict
         elif isinstance(frame, Reloading):
             self.reloading = frame
         elif isinstance(frame, Drain):

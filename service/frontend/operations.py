@@ -81,6 +81,7 @@ def operations(
                 "batch_sizes": state.batch_sizes,
                 "memory_format": state.tuning and state.tuning.memory_format,
                 "threads": state.tuning and state.tuning.threads,
+                "optimization": _optimization(client, state),
                 "tuned": state.tuned and msgspec.to_builtins(state.tuned),
                 "memory_bytes": state.memory_bytes,
                 "card": card,
@@ -145,6 +146,14 @@ def _summary(client: EngineClient, state: ModelState) -> dict[str, Any]:
         "task": state.task,
         "required": state.required,
     }
+
+
+def _optimization(client: EngineClient, state: ModelState) -> object:
+    """Whether a compiled package answers, and why; of what is being compiled, what has come of it so far."""
+    verdict = state.verdict
+    if verdict and verdict.state == "pending":
+        verdict = client.verdicts.get((state.name, state.version), verdict)
+    return msgspec.to_builtins(verdict)
 
 
 def _reload_state(state: Reloading) -> dict[str, Any]:

@@ -52,21 +52,21 @@ class Records:
 
     def read(self, key: str) -> Record | None:
         """The record under a key, or None: then all is to be measured and proven."""
-        record = _read(self._proofs / f"{key}.json", Record)
+        record = read_struct(self._proofs / f"{key}.json", Record)
         return record if record and record.report.passed else None
 
     def write(self, key: str, record: Record) -> None:
         """Keep a record; where that cannot be, nothing is kept, and the log says so."""
         file = self._proofs / f"{key}.json"
         try:
-            _write(file, record)
+            write_struct(file, record)
         except OSError as error:
             words = "each start runs the whole proof; set --cache to a folder that can be written"
             log.warning("proof not kept", file=str(file), error=error.strerror, then=words)
 
     def read_tuned(self, key: str) -> Tuned | None:
         """What `gradless bench --tune` found, or None."""
-        return _read(self._tunings / f"{key}.json", Tuned)
+        return read_struct(self._tunings / f"{key}.json", Tuned)
 
     def write_tuned(self, key: str, tuned: Tuned) -> Path:
         """Keep a tuning for the next start, in the file that is returned.
@@ -75,21 +75,21 @@ class Records:
             OSError: it cannot be written.
         """
         file = self._tunings / f"{key}.json"
-        _write(file, tuned)
+        write_struct(file, tuned)
         return file
 
 
 Kept = TypeVar("Kept")
 
 
-def _read(file: Path, kind: type[Kept]) -> Kept | None:
+def read_struct(file: Path, kind: type[Kept]) -> Kept | None:
     try:
         return msgspec.json.decode(file.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def _write(file: Path, content: object) -> None:
+def write_struct(file: Path, content: object) -> None:
     """Whole or not at all, whoever else writes."""
     partial = file.with_suffix(f".{os.getpid()}")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

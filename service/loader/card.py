@@ -68,7 +68,11 @@ class Proof(_Table):
 
 
 class Card(_Table):
-    """One model, as its folder describes it."""
+    """One model, as its folder describes it.
+
+    `dtype` is what it computes in. `optimize` says whether a compiled package may answer for it (`auto`), or the eager
+    forward alone.
+    """
 
     task: Literal["classification"] = "classification"
     weights: str = Field(pattern=r"^(file|package|torchvision|random):.+$")
@@ -77,6 +81,8 @@ class Card(_Table):
     input: InputSpec = InputSpec.model_validate({})
     batching: Batching = Batching.model_validate({})
     proof: Proof = Proof()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    optimize: Literal["auto", "eager"] = "auto"
     required: bool = True
     classifier: str | None = None
     training: dict[str, Any] = {}
@@ -116,8 +122,14 @@ def read_card(folder: Path) -> Card:
 
 
 def canonical(card: Card) -> bytes:
-    """The card as bytes that do not depend on its order or layout; for the version."""
-    return json.dumps(card.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+    """The card as bytes that do not depend on its order or layout; for the version.
+
+    How a model is optimised is no part of what it is; nor did a card say its dtype while there was only one.
+    """
+    content = card.model_dump(mode="json", exclude={"optimize"})
+    if card.dtype == "float32":
+        del content["dtype"]
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _words(file: Path, problem: dict[str, Any]) -> str:

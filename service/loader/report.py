@@ -58,6 +58,20 @@ class Figures(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Precision(msgspec.Struct, frozen=True):
+    """What a model in `dtype` answers beside itself in float32, on so many made-up pictures.
+
+    Attributes:
+        probability_difference: the largest between two probabilities.
+        same_classes: on how many the most probable class is the same.
+    """
+
+    dtype: str
+    inputs: int
+    probability_difference: float
+    same_classes: int
+
+
 class Report(msgspec.Struct, frozen=True):
     """Every rule in order, and the figures.
 
@@ -65,6 +79,7 @@ class Report(msgspec.Struct, frozen=True):
         inconclusive: why `batch-invariant` proves nothing here; empty where it does.
         made: when, UTC, ISO 8601.
         full: of a re-check at start, the figures of the full proof that it rests on.
+        precision: of a model that does not compute in float32.
     """
 
     rules: list[RuleResult]
@@ -72,6 +87,7 @@ class Report(msgspec.Struct, frozen=True):
     made: str
     inconclusive: str = ""
     full: Figures | None = None
+    precision: Precision | None = None
 
     @property
     def passed(self) -> bool:
@@ -129,6 +145,51 @@ class Tuned(msgspec.Struct, frozen=True):
     timings: list[Timing]
     latency_target_ms: float
     made: str
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One way to run a model, and by batch size the seconds of its best forward."""
+
+    name: str
+    seconds: dict[int, float]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether a compiled package answers a model's requests, and why.
+
+    Attributes:
+        state: `compiled`; else why it is not: `off`, `pending`, `slower`, `differs`, `not-exportable`, `no-compiler`,
+            `unsafe-cache` or `failed`.
+        detail: the same in words.
+        tuning: how the eager forward ran that the package was held against.
+        candidates: everything that was measured.
+        inputs: what the package was held against eager on, in words.
+        difference: the largest, as a share of the largest output.
+        probability_difference: the largest between two probabilities.
+        equal_bits: whether an example's outputs have the same bits at every batch size.
+        package: the file's name; empty where there is none.
+        sha256: of the package.
+        probe: SHA-256 over the outputs for a fixed input, made by the package when it was new.
+        build_seconds: how long exporting, compiling and measuring took.
+        made: when, UTC, ISO 8601.
+    """
+
+    state: str
+    detail: str
+    tuning: Tuning | None = None
+    candidates: list[Candidate] = []
+    inputs: str = ""
+    difference: float = 0.0
+    probability_difference: float = 0.0
+    equal_bits: bool = False
+    package: str = ""
+    sha256: str = ""
+    probe: str = ""
+    build_seconds: float = 0.0
+    made: str = ""
+
+
+PENDING = Verdict("pending", "it answers eager until its package is built")
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -176,6 +176,17 @@ def _first_frame(data: bytes) -> Tensor:
     return frame
 
 
+def normalise(
+    pixels: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype, memory_format: torch.memory_format
+) -> Tensor:
+    """What a model sees: `(N, 3, H, W)` of `dtype`, of `uint8` pixels of that shape.
+
+    `mean` and `std` are of those pixels, `(1, 3, 1, 1) float32`.
+    """
+    images = pixels.to(torch.float32, memory_format=memory_format)
+    return images.sub_(mean).div_(std).to(dtype)
+
+
 def best_classes(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Softmax and top-k of a whole batch on its device, brought back in one go.
 

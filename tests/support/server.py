@@ -39,6 +39,8 @@ class Server:
 
     def __init__(self, models: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--device", "cpu"]
+        if "--optimize" not in flags:
+            command += ["--optimize", "eager"]
         if "--drain-delay-seconds" not in flags:
             command += ["--drain-delay-seconds", "0.2"]
         self.temporary = tempfile.TemporaryDirectory(prefix="gradless-test-")

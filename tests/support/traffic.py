@@ -25,7 +25,7 @@ class Seen:
 
 @dataclass
 class Traffic:
-    """Closed-loop clients in threads, one connection each.
+    """Closed-loop clients in threads, one connection each; with a `pause` each rests so many seconds after an answer.
 
     A connection that is refused was never accepted (the listener has closed), so it ends its client quietly;
     anything else that is no answer is an error.
@@ -33,6 +33,7 @@ class Traffic:
 
     server: Server
     clients: int
+    pause: float = 0.0
     answers: list[Seen] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
@@ -64,6 +65,8 @@ class Traffic:
                     self.errors.append(error)
                     return
                 self.answers.append(Seen(picture, time.monotonic(), response))
+                if self.pause:
+                    self._stop.wait(self.pause)
 
     def wait_for_answers(self, more: int, limit: float = 60) -> None:
         """Until so many more have come; the traffic is then known to flow."""

@@ -23,7 +23,8 @@ def step(offered: float, p50: float, **failures: int) -> Step:
 @pytest.fixture
 def model() -> Model:
     model = Model("m", "channels_last", 2, 0, canary=[[100, 101], [104, 90, 103]])
-    model.bare = [Bare(1, 50, 20.0), Bare(8, 80, 100.0)]
+    model.bare = [Bare("eager, contiguous_format", 1, 40, 25.0), Bare("eager, contiguous_format", 8, 60, 133.0)]
+    model.bare += [Bare("compiled", 1, 50, 20.0), Bare("compiled", 8, 80, 100.0)]
     model.servers = {"gradless": [load(1, 45, 21.5), load(8, 120, 60)], "naive": [load(1, 30, 43), load(8, 40, 150)]}
     model.pss_bytes = {"gradless": 1000, "naive": 800}
     model.started_in = {"gradless": 6.0, "floor": 4.0}
@@ -33,8 +34,9 @@ def model() -> Model:
 
 def test_every_ratio_is_of_the_best_with_the_best_and_of_one_client_with_one(model):
     ratios = model.ratios()
-    assert ratios["served / bare loop at its best batch"] == 120 / 80
-    assert ratios["one client: ms over the bare loop's at batch 1"] == 1.5
+    assert ratios["served / bare loop at its best batch: eager, contiguous_format"] == 120 / 60
+    assert ratios["served / bare loop at its best batch: compiled"] == 120 / 80
+    assert ratios["one client: ms over the bare loop's at batch 1, of what is served"] == 1.5
     assert ratios["served / naive, each at its best"] == 3.0
     assert ratios["one client: median / naive's"] == 0.5
     assert ratios["memory (PSS of the tree) / naive app's"] == 1.25

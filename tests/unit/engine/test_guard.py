@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from service.engine import guard as guard_module
-from service.engine.guard import BUSY_SHARE, IDLE_AFTER_SECONDS, REST_SECONDS, CaughtError, Guard, SealWatch
+from service.engine.guard import (
+    BUSY_SHARE,
+    IDLE_AFTER_SECONDS,
+    REST_SECONDS,
+    CaughtError,
+    PackageGuard,
+    SealWatch,
+    WeightsGuard,
+)
 from service.loader.freeze import PIECE_BYTES, freeze, seal
 from service.specs import ExitCode
 
@@ -19,7 +27,7 @@ def model(*layers):
 
 
 def guarded(module):
-    return Guard("m", module, seal(module))
+    return WeightsGuard("m", module, seal(module))
 
 
 def answer(module):
@@ -28,7 +36,7 @@ def answer(module):
 
 def hashed(guard):
     """One pass over the weights; how many steps it took."""
-    return sum(1 for _ in guard.hash_once())
+    return sum(1 for _ in guard.verify_once())
 
 
 def test_what_was_proven_is_not_caught():
@@ -132,7 +140,7 @@ class Slow:
     def __init__(self, clock, steps=3):
         self.clock, self.steps, self.passes = clock, steps, 0
 
-    def hash_once(self):
+    def verify_once(self):
         for _ in range(self.steps):
             self.clock.now += 0.01
             yield
@@ -197,3 +205,24 @@ def test_a_look_costs_next_to_nothing_beside_a_forward():
                 work()
             times[name] = time.perf_counter() - began
     assert times["look"] < times["forward"] / 10
+
+
+def test_a_package_that_answers_its_probe_otherwise_is_caught():
+    answers = iter(["as proven", "as proven", "otherwise"])
+    guard = PackageGuard("m", lambda: next(answers))
+    hashed(guard)
+    with pytest.raises(CaughtError, match="other bits than when it was proven") as caught:
+        hashed(guard)
+    assert caught.value.code is ExitCode.SEAL_BROKEN
+
+
+def test_a_package_whose_outputs_were_not_made_under_inference_mode_is_caught():
+    guard = PackageGuard("m", lambda: "")
+    with torch.inference_mode():
+        guard.look(torch.ones(1, 5))
+        outside = torch.inference_mode(False)
+        with outside:
+            made_outside = torch.ones(1, 5)
+        with pytest.raises(CaughtError) as caught:
+            guard.look(made_outside)
+    assert caught.value.code is ExitCode.VIOLATION

@@ -18,6 +18,8 @@ architecture = "architecture:make"
 labels = ["cat", "dog"]
 required = false
 classifier = "head"
+dtype = "bfloat16"
+optimize = "eager"
 
 [input]
 resize = 300
@@ -59,6 +61,8 @@ def test_a_full_card_is_read_as_it_was_written(tmp_path):
         "required": False,
         "proof": {"waive": {"batch-invariant": "sorts the batch"}},
         "classifier": "head",
+        "dtype": "bfloat16",
+        "optimize": "eager",
         "input": {
             "resize": 300,
             "crop": 288,

@@ -1,0 +1,155 @@
+"""Serve at once, compile behind: what the engines serve without a verdict is compiled by a child of low priority.
+
+Where a package wins, the models' next generation of engines answers with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from service.engine.wire import AnyFrame, Frame, ModelState, Optimized
+from service.generations import Generations
+from service.launch import run_compiler
+from service.loader.report import Verdict
+from service.loader.repository import ModelFolder
+from service.metrics import Metrics
+from service.processes import Child, ForkServer
+from service.settings import Settings
+from service.specs import CompilerSpec
+
+log = structlog.get_logger()
+
+
+class CompileBehind:
+    """Runs one compiler at a time, and tells front ends, metrics and the log what came of it.
+
+    Args:
+        folder: of this run of the server.
+        broadcast: sends a frame to every front end.
+        turn: has new engines take over, of the models that are served now.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        generations: Generations,
+        folder: Path,
+        fork_server: ForkServer,
+        metrics: Metrics,
+        broadcast: Callable[[Frame], None],
+        turn: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._generations = generations
+        self._temporary = folder / "compiler"
+        self._fork_server = fork_server
+        self._metrics = metrics
+        self._broadcast = broadcast
+        self._turn = turn
+        self._changed = asyncio.Event()
+        self._tried: dict[tuple[str, str], Optimized] = {}
+        self._shown: dict[str, str] = {}
+        self.child: Child | None = None
+
+    def engines_changed(self) -> None:
+        """A device has another engine: it may serve what nobody has compiled."""
+        self._show(self._served())
+        self._changed.set()
+
+    def news(self) -> Iterable[Frame]:
+        """What a front end that starts has to know."""
+        return [self._until_it_answers(found) for found in self._tried.values()]
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while pending := self._pending():
+                await self._compile(pending)
+
+    def _served(self) -> list[ModelState]:
+        current = [device.current for device in self._generations.devices.values()]
+        return [model for engine in current if engine and engine.serving for model in engine.serving.models]
+
+    def _pending(self) -> dict[str, ModelState]:
+        """By name, the models that are served without a verdict and have not been tried by this server."""
+        return {
+            model.name: model
+            for model in self._served()
+            if model.state == "ready"
+            and model.verdict
+            and model.verdict.state == "pending"
+            and (model.name, model.version) not in self._tried
+        }
+
+    async def _compile(self, pending: dict[str, ModelState]) -> None:
+        engine = next(d.current for d in self._generations.devices.values() if d.current)
+        folders = [engine.catalogue.folders[name] for name in pending if name in engine.catalogue.folders]
+        cause = await self._run_child(engine.device, engine.spec.threads, folders, pending)
+        for name, model in pending.items():
+            key = (name, model.version)
+            if key not in self._tried:
+                words = f"the process that compiled it ended: {cause}"
+                self._judged(Optimized(name, model.version, Verdict("failed", words)))
+        won = [name for name, model in pending.items() if self._tried[name, model.version].verdict.state == "compiled"]
+        if won and self._settings.replace == "beside":
+            await self._turn()
+
+    async def _run_child(
+        self, device: str, threads: int, folders: list[ModelFolder], pending: dict[str, ModelState]
+    ) -> str:
+        """Why the child ended."""
+        tunings = {model.version: model.tuning for model in pending.values() if model.tuning}
+        self._temporary.mkdir(exist_ok=True)
+        spec = CompilerSpec(device, self._temporary, threads, tunings, folders, self._settings)
+        self.child = Child(f"compiler {device}", self._received)
+        try:
+            await self.child.start(self._fork_server, run_compiler, spec)
+            return await self.child.ended()
+        finally:
+            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+
+    def _received(self, frame: AnyFrame) -> None:
+        if isinstance(frame, Optimized):
+            self._judged(frame)
+
+    def _judged(self, found: Optimized) -> None:
+        self._tried[found.model, found.version] = found
+        verdict = found.verdict
+        tell = log.info if verdict.state in ("compiled", "slower") else log.warning
+        tell("optimised", model=found.model, verdict=verdict.state, detail=verdict.detail)
+        self._broadcast(self._until_it_answers(found))
+        self._show(self._served())
+
+    def _until_it_answers(self, found: Optimized) -> Optimized:
+        """What front ends tell of a package that has won, while the engines that they know are eager."""
+        if found.verdict.state != "compiled":
+            return found
+        when = "the next start or reload" if self._settings.replace == "stop-first" else "the next generation"
+        detail = f"{found.verdict.detail}; {when} answers with it"
+        verdict = msgspec.structs.replace(found.verdict, state="pending", detail=detail)
+        return Optimized(found.model, found.version, verdict)
+
+    def _show(self, served: Iterable[ModelState]) -> None:
+        """`model_optimization` is 1 for the state that a model is in."""
+        for model in served:
+            found = self._tried.get((model.name, model.version))
+            state = model.verdict.state if model.verdict else "pending"
+            if found and state == "pending" and found.verdict.state != "compiled":
+                state = found.verdict.state
+            before = self._shown.get(model.name)
+            if before and before != state:
+                self._metrics.model_optimization.labels(model.name, before).set(0)
+            self._shown[model.name] = state
+            self._metrics.model_optimization.labels(model.name, state).set(1)
+
+    def kill(self) -> None:
+        if self.child:
+            self.child.kill()

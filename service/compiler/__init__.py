@@ -1,0 +1,1 @@
+"""The compiler's process, and `gradless compile`: packages of frozen models, each held against its eager forward."""

@@ -1,0 +1,55 @@
+"""The child that compiles behind serving: of low priority, with a TMPDIR of its own, gone when it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import tempfile
+
+import structlog
+import torch
+
+from service.allocator import keep_freed_memory
+from service.child import Control, begin_child, run_loop
+from service.compiler.compile import Place, compile_model
+from service.compiler.photographs import photographs
+from service.engine.wire import Optimized
+from service.errors import ConfigurationError
+from service.specs import CompilerSpec
+
+log = structlog.get_logger()
+
+#: Whoever serves comes first. The work is some twenty seconds of one core whatever its priority, which only says over
+#: how long they are spread: beside a saturated server, minutes with 5, and most of an hour with 19.
+NICE = 5
+
+
+def main(control: socket.socket, spec: CompilerSpec) -> None:
+    """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor."""
+    begin_child(f"compiler {spec.device}", spec.settings)
+    os.setpgid(0, 0)  # with the compilers that it starts it ends as one
+    os.nice(NICE)
+    os.environ["TMPDIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(spec.temporary)
+    tempfile.tempdir = None
+    keep_freed_memory()
+    run_loop(_compile_all(control, spec))
+
+
+class _Lifeline(Control):
+    def connection_lost(self, exc: Exception | None) -> None:
+        os.killpg(0, signal.SIGKILL)
+
+
+async def _compile_all(control: socket.socket, spec: CompilerSpec) -> None:
+    supervisor = await _Lifeline.open(control, lambda frame: None)
+    place = Place(torch.device(spec.device), spec.threads, spec.settings.cache.expanduser())
+    loop = asyncio.get_running_loop()
+    for folder in spec.folders:
+        try:
+            judged = await loop.run_in_executor(None, compile_model, folder, place, spec.tunings, photographs)
+        except ConfigurationError as error:
+            log.warning("not compiled", model=folder.name, why=str(error))
+        else:
+            supervisor.send(Optimized(judged.model, judged.version, judged.verdict))

@@ -1,0 +1,159 @@
+"""The cache's folder of compiled packages: each is native code, so it matters whose it is and that it is whole.
+
+A verdict is a file named by the artefact key; the package that it names, if any, lies beside it under a name that holds
+its own hash, so that of two servers that write at once neither spoils what the other has written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from service.loader.artefact import read_struct, write_struct
+from service.loader.report import Verdict
+
+log = structlog.get_logger()
+
+#: Of all packages so many are kept, the latest used.
+MOST_PACKAGES = 16
+#: A package at whose first forwards so many processes have ended is not tried again.
+MOST_DEATHS = 2
+
+
+class RefusedPackageError(Exception):
+    """A package is not what its verdict says, or not ours; the message says how."""
+
+
+class Packages:
+    """Verdicts and packages under `folder`/compiled."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "compiled"
+
+    def read(self, key: str) -> Verdict | None:
+        """The verdict under a key, or None: then nobody has tried yet."""
+        return read_struct(self._folder / f"{key}.json", Verdict)
+
+    def open(self, verdict: Verdict) -> Path:
+        """The package that a verdict names, whole and ours.
+
+        Raises:
+            RefusedPackageError: somebody else may have written it, or its bytes are not those that were measured.
+        """
+        file = self._folder / verdict.package
+        for path in (self._folder, file):
+            if why := not_ours(path):
+                raise RefusedPackageError(why)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != verdict.sha256:
+            raise RefusedPackageError(f"{file} hashes to {digest[:12]}, not to {verdict.sha256[:12]}")
+        with contextlib.suppress(OSError):
+            os.utime(file)  # it is in use; the folder may be read-only
+        return file
+
+    @contextlib.contextmanager
+    def trying(self, key: str) -> Iterator[None]:
+        """Round the first forwards of a package, which is native code and may end the process.
+
+        Raises:
+            RefusedPackageError: two processes have ended in here.
+        """
+        file = self._folder / f"{key}.trying"
+        died = [pid for pid in _lines(file) if not Path("/proc", pid).exists()]
+        if len(died) >= MOST_DEATHS:
+            file.unlink(missing_ok=True)
+            raise RefusedPackageError(f"{len(died)} processes ended while they tried {key}")
+        with contextlib.suppress(OSError), file.open("a") as out:  # the folder may be read-only
+            out.write(f"{os.getpid()}\n")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+
+    def forget(self, key: str) -> None:
+        """Take a verdict and its package away, so that they are made again."""
+        with contextlib.suppress(OSError):
+            for file in [self._folder / f"{key}.json", *self._folder.glob(f"{key}-*.pt2")]:
+                file.unlink(missing_ok=True)
+
+    def writable(self) -> str:
+        """Why nothing can be kept here; empty where it can. The folder is made if it is not there."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            return f"{self._folder} cannot be made: {error.strerror}"
+        if why := not_ours(self._folder):
+            return why
+        return "" if os.access(self._folder, os.W_OK) else f"{self._folder} cannot be written"
+
+    def write(self, key: str, verdict: Verdict, package: Path | None = None) -> Verdict:
+        """Keep a verdict, and the package that won; returns it with the package's name and hash.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if package:
+            content = package.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            verdict = msgspec.structs.replace(verdict, package=f"{key}-{digest[:12]}.pt2", sha256=digest)
+            partial = self._folder / f"{key}.{os.getpid()}.partial"
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+                out.write(content)
+            partial.replace(self._folder / verdict.package)
+        write_struct(self._folder / f"{key}.json", verdict)
+        self._prune(verdict.package)
+        return verdict
+
+    def _prune(self, kept: str) -> None:
+        """Drop the packages that were used the longest ago, with their verdicts, and what a killed process left."""
+        files = sorted(self._folder.glob("*.pt2"), key=_used, reverse=True)
+        others = [file for file in files if file.name != kept]
+        for file in others[MOST_PACKAGES - 1 :]:
+            self.forget(file.name.partition("-")[0])
+        for partial in self._folder.glob("*.partial"):
+            if not Path("/proc", partial.suffixes[-2][1:]).exists():
+                partial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """Held by who builds: another process waits, and may then find its verdict there."""
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+
+def _lines(file: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return file.read_text().split()
+    return []
+
+
+def _used(file: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat().st_mtime
+    return 0.0
+
+
+def not_ours(path: Path) -> str:
+    """Why code from here must not be run: somebody other than this user or root owns it, or may write to it."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if found.st_uid not in (os.geteuid(), 0):
+        return f"{path} belongs to user {found.st_uid}"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):o})"
+    return ""

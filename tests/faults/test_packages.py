@@ -1,0 +1,217 @@
+"""Compiled behind serving: the turn loses nothing, a bad package is refused and rebuilt, the dead leave no folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.models import SHIPPED, photographs
+from tests.support.server import Server, wait_for
+from tests.support.traffic import Traffic
+
+#: A build is about twenty seconds of one core, which two suites and the traffic share.
+BUILD_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The default model on small pictures: a package of it wins by much, and its forward is short."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    shutil.copytree(SHIPPED / "efficientnet_lite0", folder)
+    card = (folder / "model.toml").read_text()
+    (folder / "model.toml").write_text(card.replace("resize = 256", "resize = 72").replace("crop = 224", "crop = 64"))
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def compiled(models, tmp_path_factory):
+    """A cache that a server has filled behind its serving, under load; and what its clients saw of that."""
+    cache = tmp_path_factory.mktemp("cache") / "gradless"
+    with Server(models, "--optimize", "auto", environment={"GRADLESS_CACHE": str(cache)}) as server:
+        server.started()
+        first = optimization(server)
+        with Traffic(server, 1, pause=0.05) as traffic:
+            traffic.wait_for_answers(len(photographs()))
+            compilers = [process.nice() for process in compilers_of(server)]
+            wait_for(lambda: any('"optimised"' in line for line in server.log), BUILD_SECONDS, "a verdict")
+            wait_until(server, "compiled")
+            traffic.wait_for_answers(100)
+        metric = server.metric("gradless_model_optimization", model="small", state="compiled")
+        left = sorted(path.name for path in Path(server.temporary.name).rglob("*") if path.suffix != ".db")
+        yield cache, first, traffic, compilers, metric, left, "".join(server.log)
+
+
+@pytest.fixture
+def eager(compiled):
+    return eager_answers(compiled[2])
+
+
+@pytest.fixture
+def warm(compiled, tmp_path):
+    """A copy of that cache."""
+    shutil.copytree(compiled[0], tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def optimization(server):
+    return httpx.get(f"{server.operations}/models/small", timeout=30).json()["optimization"]
+
+
+def wait_until(server, state, limit=30):
+    return wait_for(lambda: (now := optimization(server))["state"] == state and now, limit, state)
+
+
+def compilers_of(server):
+    """Its compiler, if one runs: a child of the fork server, in a group of its own."""
+    found = []
+    for pid in server.pids("gradless: fork server"):
+        for process in psutil.Process(pid).children():
+            if " ".join(process.cmdline()).startswith("gradless: compiler"):
+                found.append(process)
+    return found
+
+
+def eager_answers(traffic):
+    """By picture, the classes of its first answer, which came before there was a package."""
+    answers = {}
+    for seen in traffic.answers:
+        answers.setdefault(seen.picture, seen.response.json()["predictions"][0]["classes"])
+    assert len(answers) == len(photographs())
+    return answers
+
+
+def assert_as_eager(traffic, eager):
+    """Nothing was lost, and no probability differs by more than the tolerance from what eager said."""
+    assert traffic.errors == []
+    assert traffic.answers
+    for seen in traffic.answers:
+        assert seen.response.status_code == 200, seen.response.text
+        classes = seen.response.json()["predictions"][0]["classes"]
+        expected = eager[seen.picture]
+        known = {one["id"]: one["probability"] for one in expected}
+        for rank, one in enumerate(classes):
+            assert abs(one["probability"] - expected[rank]["probability"]) <= 1e-5
+            assert abs(one["probability"] - known.get(one["id"], one["probability"])) <= 1e-5
+
+
+def packages_of(cache):
+    return list((cache / "compiled").glob("*.pt2"))
+
+
+def test_a_cold_cache_serves_eager_at_once_and_turns_to_the_package_without_a_loss(compiled, eager):
+    _, first, traffic, compilers, metric, _, log = compiled
+    assert first["state"] == "pending"
+    assert compilers
+    assert all(nice > 0 for nice in compilers)
+    assert_as_eager(traffic, eager)
+    assert metric == 1
+    assert '"verdict": "compiled"' in log
+
+
+def test_compiling_leaves_nothing_in_the_temporary_folder(compiled):
+    left = compiled[5]
+    assert len([name for name in left if name.startswith("aotinductor_")]) == 1  # what the engine runs
+    assert "compiler" not in left
+    assert [name for name in left if name.startswith("gradless-compile")] == []
+
+
+def test_a_warm_cache_needs_no_compiler_and_no_second_generation(serve, models, warm, tmp_path, eager):
+    (tmp_path / "bin").mkdir()
+    environment = {"GRADLESS_CACHE": str(warm), "PATH": str(tmp_path / "bin")}
+    server = serve(models, "--optimize", "auto", environment=environment)
+    assert optimization(server)["state"] == "compiled"
+    assert len(list(Path(server.temporary.name).rglob("engine-1.sock"))) == 1
+    with Traffic(server, 4) as traffic:
+        traffic.wait_for_answers(200)
+    assert_as_eager(traffic, eager)
+    proof = httpx.get(f"{server.operations}/models/small/proof", timeout=30).json()
+    assert proof["passed"]
+    assert compilers_of(server) == []
+
+
+def test_without_a_compiler_a_cold_cache_serves_eager_and_says_why(serve, models, tmp_path, eager):
+    (tmp_path / "bin").mkdir()
+    server = serve(models, "--optimize", "auto", environment={"PATH": str(tmp_path / "bin")})
+    assert "no g++ on the PATH" in wait_until(server, "no-compiler")["detail"]
+    assert any('"verdict": "no-compiler"' in line for line in server.log)
+    assert server.metric("gradless_model_optimization", model="small", state="no-compiler") == 1
+    assert server.metric("gradless_model_optimization", model="small", state="pending") == 0
+    with Traffic(server, 2) as traffic:
+        traffic.wait_for_answers(20)
+    assert_as_eager(traffic, eager)
+
+
+def test_a_corrupted_package_is_refused_and_rebuilt_while_eager_answers(serve, models, warm, eager):
+    """With stop-first: where a device cannot hold two engines, the package waits for the next start."""
+    [package] = packages_of(warm)
+    content = bytearray(package.read_bytes())
+    content[len(content) // 2] ^= 1
+    package.write_bytes(content)
+    flags = ("--optimize", "auto", "--replace", "stop-first")
+    server = serve(models, *flags, environment={"GRADLESS_CACHE": str(warm)})
+    assert "hashes to" in optimization(server)["detail"]
+    assert any('"package refused"' in line for line in server.log)
+    engine = server.engine()
+    with Traffic(server, 1, pause=0.05) as traffic:
+        wait_for(lambda: any('"optimised"' in line for line in server.log), BUILD_SECONDS, "a verdict")
+        traffic.wait_for_answers(20)
+    assert_as_eager(traffic, eager)
+    shown = wait_for(lambda: "next start" in optimization(server)["detail"] and optimization(server), 10, "the news")
+    assert shown["state"] == "pending"
+    assert server.engine() == engine
+    assert server.stop() == 0
+    server = serve(models, *flags, environment={"GRADLESS_CACHE": str(warm)})
+    assert optimization(server)["state"] == "compiled"
+
+
+def test_ten_kills_leave_one_unpacked_package_and_lose_nothing(serve, models, warm, eager):
+    server = serve(models, "--optimize", "auto", environment={"GRADLESS_CACHE": str(warm)})
+    temporary = Path(server.temporary.name)
+    with Traffic(server, 4) as traffic:
+        for _ in range(10):
+            traffic.wait_for_answers(10)
+            pid = server.engine()
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda dead=pid: [p for p in server.pids("gradless: engine") if p != dead], 30, "another engine")
+        traffic.wait_for_answers(10)
+        assert len(list(temporary.rglob("aotinductor_*"))) == 1
+    assert_as_eager(traffic, eager)
+    assert optimization(server)["state"] == "compiled"
+    assert server.stop() == 0
+    assert list(temporary.glob("gradless-*")) == []
+
+
+def test_a_compiler_that_is_killed_is_told_and_harms_nobody(serve, models, eager):
+    server = serve(models, "--optimize", "auto")
+    [compiler] = wait_for(lambda: compilers_of(server), 30, "a compiler")
+    compiler.kill()
+    assert "SIGKILL" in wait_until(server, "failed")["detail"]
+    wait_for(lambda: not list(Path(server.temporary.name).rglob("compiler")), 10, "no folder left")
+    with Traffic(server, 2) as traffic:
+        traffic.wait_for_answers(20)
+    assert_as_eager(traffic, eager)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
+def test_a_server_that_ends_takes_its_compiler_along(serve, models, number):
+    server = serve(models, "--optimize", "auto")
+    wait_for(lambda: compilers_of(server), 30, "a compiler")
+    [compiler] = compilers_of(server)
+    wait_for(lambda: compiler.children(recursive=True), 60, "a C++ compiler at work")
+    group = [compiler, *compiler.children(recursive=True)]
+    server.process.send_signal(number)
+    wait_for(
+        lambda: not any(process.is_running() and process.status() != "zombie" for process in group),
+        20,
+        "no compiler left",
+    )
+
+
+def _lives(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -1,0 +1,231 @@
+"""A package is kept only if it gives eager's answers and wins; else the verdict says why there is none."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.compiler import compile as compiling
+from service.compiler.compile import PACKAGE, THOROUGH, Place, compile_model
+from service.engine.model import ServedModel
+from service.loader.compiled import export, load_package, package
+from service.loader.load import load
+from service.loader.packages import Packages
+from service.loader.probes import probes
+from service.loader.proof import prove
+from service.loader.repository import find_models
+from tests.support.tiny import tiny
+
+CPU = torch.device("cpu")
+CODE = """\
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8{norm})
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = functional.relu(self.norm(self.first(x))).mean((2, 3))
+        {line}
+        return self.last(x)
+
+
+def tiny():
+    return Net()
+"""
+
+
+def net(root, line="", norm="", *lines):
+    return tiny(root, "random:1", *lines, code=CODE.format(line=line, norm=norm))
+
+
+def none(model):
+    return torch.zeros(0, 3, 8, 8, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def inductor_cache(tmp_path_factory):
+    """Where precompiled headers are shared between these tests, and then gone."""
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("inductor"))
+    yield
+    if before is None:
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    else:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
+
+
+@pytest.fixture
+def always_worth_it(monkeypatch):
+    """A model so small has little to win."""
+    monkeypatch.setattr(compiling, "WORTH_IT", 1000.0)
+
+
+@pytest.fixture(scope="module")
+def one_package(tmp_path_factory):
+    """A package of the net, really built."""
+    folder = net(tmp_path_factory.mktemp("models"))
+    model = ServedModel(load(folder), folder.card, CPU)
+    file = tmp_path_factory.mktemp("package") / "net.pt2"
+    package(export(model.entry(), model.cap, 8, CPU), file, 1, max_autotune=False)
+    return file
+
+
+@pytest.fixture
+def built(one_package, monkeypatch):
+    """In place of building the same once more: whether each was to be autotuned."""
+    asked = []
+
+    def copy(program, file, threads, max_autotune):
+        asked.append(max_autotune)
+        shutil.copy(one_package, file)
+
+    monkeypatch.setattr(compiling, "package", copy)
+    return asked
+
+
+def judge(folder, cache, **more):
+    return compile_model(folder, Place(CPU, 1, cache), {}, none, **more).verdict
+
+
+def test_a_package_answers_as_eager_does_at_every_size_and_passes_the_proof(tmp_path, always_worth_it):
+    folder = net(tmp_path)
+    verdict = judge(folder, tmp_path / "cache")
+    assert verdict.state == "compiled"
+    assert 0 <= verdict.difference <= 1e-5
+    assert PACKAGE in {candidate.name for candidate in verdict.candidates}
+    assert all(list(candidate.seconds) == [1, 2, 4, 8] for candidate in verdict.candidates)
+
+    model = ServedModel(load(folder), folder.card, CPU)
+    eager = ServedModel(load(folder), folder.card, CPU)
+    forward = load_package(Packages(tmp_path / "cache").open(verdict), CPU)
+    pixels = probes(16, 8)
+    with torch.inference_mode():
+        model.run_package(forward, verdict.sha256)
+        assert model.probe() == verdict.probe
+        for size in model.sizes:
+            torch.testing.assert_close(model.run_batch(pixels[:size]), eager.run_batch(pixels[:size]))
+        report = prove(model.run_batch, model.module, pixels, model.sizes)
+    assert report.passed, report.refusal
+    assert not report.inconclusive
+
+
+def test_a_verdict_that_is_there_is_not_made_again_unless_asked(tmp_path, always_worth_it, built):
+    folder, cache = net(tmp_path), tmp_path / "cache"
+    first = judge(folder, cache)
+    assert built == [False]
+    assert judge(folder, cache) == first
+    assert built == [False]
+    thorough = judge(folder, cache, thorough=True)
+    assert THOROUGH in {candidate.name for candidate in thorough.candidates}
+    assert built == [False, False, True]
+    assert judge(folder, cache, thorough=True) == thorough
+    judge(folder, cache, anew=True)
+    assert built == [False, False, True, False]
+
+
+def test_a_package_that_wins_nothing_is_not_kept(tmp_path, built, monkeypatch):
+    monkeypatch.setattr(compiling, "WORTH_IT", 0.0)
+    verdict = judge(net(tmp_path), tmp_path / "cache")
+    assert verdict.state == "slower"
+    assert verdict.package == ""
+    assert not list((tmp_path / "cache").rglob("*.pt2"))
+
+
+def test_a_package_that_gives_other_answers_is_not_kept(tmp_path, built, monkeypatch):
+    def wrong(file, device):
+        right = load_package(file, device)
+        return lambda pixels: right(pixels) * 1.001
+
+    monkeypatch.setattr(compiling, "load_package", wrong)
+    verdict = judge(net(tmp_path), tmp_path / "cache")
+    assert verdict.state == "differs"
+    assert "allowed" in verdict.detail
+    assert not list((tmp_path / "cache").rglob("*.pt2"))
+
+
+@pytest.mark.parametrize(
+    ("line", "norm", "words"),
+    [
+        ("x = functional.dropout(x, 0.5)", "", "draws random numbers"),
+        ("x = x + torch.rand_like(x)", "", "draws random numbers"),
+        ("", ", track_running_stats=False", "in train mode"),
+        ("x = x if x.sum() > 0 else -x", "", "torch.export"),
+        ("self.norm.running_mean.add_(1)", "", "forward writes to"),
+    ],
+    ids=["dropout that stays on", "random numbers", "BatchNorm over the batch", "a branch on data", "a write"],
+)
+def test_what_cannot_be_exported_as_a_pure_function_says_why(tmp_path, line, norm, words):
+    verdict = judge(net(tmp_path, line, norm), tmp_path / "cache")
+    assert verdict.state == "not-exportable"
+    assert words in verdict.detail
+    assert judge(net(tmp_path, line, norm), tmp_path / "cache") == verdict  # and is not tried again
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x = functional.dropout(x, 0.5, self.training)",
+        "x = functional.dropout(x, 0.5, self.training, inplace=True)",
+        "x = functional.instance_norm(x[:, :, None].expand(-1, -1, 4))[..., 0]",
+        "x = x.clone().add_(1)",
+    ],
+    ids=["dropout in eval mode", "the same in place", "a norm over each example", "a write to what it made itself"],
+)
+def test_what_only_looks_impure_is_exported(tmp_path, line):
+    folder = net(tmp_path, line)
+    model = ServedModel(load(folder), folder.card, CPU)
+    export(model.entry(), model.cap, 8, CPU)
+
+
+def test_without_a_compiler_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    verdict = judge(net(tmp_path), tmp_path / "cache")
+    assert verdict.state == "no-compiler"
+    assert "g++" in verdict.detail
+    assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_a_cache_that_others_can_write_is_not_used(tmp_path):
+    (tmp_path / "cache" / "compiled").mkdir(parents=True)
+    (tmp_path / "cache" / "compiled").chmod(0o777)
+    assert judge(net(tmp_path), tmp_path / "cache").state == "unsafe-cache"
+
+
+def test_a_card_that_says_eager_is_obeyed(tmp_path):
+    folder = net(tmp_path, "", "", 'optimize = "eager"')
+    assert judge(folder, tmp_path / "cache").state == "off"
+    assert not Path(tmp_path / "cache").exists()
+
+
+def test_a_model_that_runs_alone_is_compiled_for_one_example(tmp_path, always_worth_it):
+    folder = net(tmp_path)
+    with (folder.path / "model.toml").open("a") as card:
+        card.write("[batching]\nmax_batch_size = 1\n")
+    [folder] = find_models(tmp_path).values()
+    verdict = judge(folder, tmp_path / "cache")
+    assert verdict.state == "compiled"
+    assert all(list(candidate.seconds) == [1] for candidate in verdict.candidates)
+
+
+@pytest.mark.parametrize("optimize", ["auto", "eager"])
+def test_how_a_model_is_optimised_is_no_part_of_its_version(tmp_path, optimize):
+    plain = load(net(tmp_path / "plain")).version
+    assert load(net(tmp_path / optimize, "", "", f'optimize = "{optimize}"')).version == plain
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_what_a_model_computes_is_a_part_of_its_version(tmp_path, dtype):
+    plain = load(net(tmp_path / "plain")).version
+    loaded = load(net(tmp_path / dtype, "", "", f'dtype = "{dtype}"'))
+    assert loaded.version != plain
+    assert {p.dtype for p in loaded.module.parameters()} == {getattr(torch, dtype)}

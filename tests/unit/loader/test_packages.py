@@ -1,0 +1,160 @@
+"""The cache of packages refuses what may not be ours or is not whole, is bounded, and survives who dies in it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.loader.packages import MOST_PACKAGES, Packages, RefusedPackageError, not_ours
+from service.loader.report import Verdict
+
+WON = Verdict("compiled", "it wins")
+
+
+@pytest.fixture
+def packages(tmp_path):
+    found = Packages(tmp_path)
+    assert found.writable() == ""
+    return found
+
+
+def kept(packages, tmp_path, key="k", content=b"native code"):
+    file = tmp_path / "built"
+    file.write_bytes(content)
+    return packages.write(key, WON, file)
+
+
+def test_what_is_written_is_found_again(packages, tmp_path):
+    verdict = kept(packages, tmp_path)
+    assert packages.read("k") == verdict
+    assert packages.open(verdict).read_bytes() == b"native code"
+    assert packages.read("another") is None
+
+
+def test_the_folder_is_made_for_its_owner_alone(packages, tmp_path):
+    assert (tmp_path / "compiled").stat().st_mode & 0o777 == 0o700
+
+
+def test_one_flipped_bit_is_refused(packages, tmp_path):
+    file = packages.open(verdict := kept(packages, tmp_path))
+    file.write_bytes(b"native codf")
+    with pytest.raises(RefusedPackageError, match="hashes to"):
+        packages.open(verdict)
+
+
+def test_a_package_that_is_gone_is_refused(packages, tmp_path):
+    packages.open(verdict := kept(packages, tmp_path)).unlink()
+    with pytest.raises(RefusedPackageError, match="No such file"):
+        packages.open(verdict)
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_package_that_others_can_write_is_refused(packages, tmp_path, mode):
+    packages.open(verdict := kept(packages, tmp_path)).chmod(mode)
+    with pytest.raises(RefusedPackageError, match="can be written by others"):
+        packages.open(verdict)
+
+
+def test_a_folder_that_others_can_write_is_refused_for_reading_and_writing(packages, tmp_path):
+    verdict = kept(packages, tmp_path)
+    (tmp_path / "compiled").chmod(0o770)
+    with pytest.raises(RefusedPackageError, match="can be written by others"):
+        packages.open(verdict)
+    assert "can be written by others" in packages.writable()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_package_of_another_user_is_refused(packages, tmp_path):
+    os.chown(packages.open(verdict := kept(packages, tmp_path)), 12345, -1)
+    with pytest.raises(RefusedPackageError, match="belongs to user 12345"):
+        packages.open(verdict)
+
+
+def test_what_root_owns_is_trusted():
+    assert not_ours(Path("/usr/bin")) == ""
+
+
+def test_a_cache_that_cannot_be_made_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be made" in Packages(tmp_path / "file").writable()
+
+
+def test_two_who_write_under_one_key_leave_a_verdict_and_its_own_package(packages, tmp_path):
+    kept(packages, tmp_path, content=b"of the first")
+    verdict = kept(packages, tmp_path, content=b"of the second")
+    assert packages.open(packages.read("k")).read_bytes() == b"of the second"
+    assert packages.read("k") == verdict
+
+
+def test_the_packages_used_the_longest_ago_go_first_and_their_verdicts_with_them(packages, tmp_path):
+    verdicts = [kept(packages, tmp_path, f"k{n}", bytes([n])) for n in range(MOST_PACKAGES)]
+    for age, verdict in enumerate(reversed(verdicts)):
+        os.utime(tmp_path / "compiled" / verdict.package, (1000 - age, 1000 - age))
+    packages.open(verdicts[0])  # used now
+    kept(packages, tmp_path, "new", b"new")
+    assert packages.read("k0")
+    assert packages.read("new")
+    assert packages.read("k1") is None
+    assert len(list((tmp_path / "compiled").glob("*.pt2"))) == MOST_PACKAGES
+
+
+def test_what_a_killed_writer_left_is_wiped(packages, tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = tmp_path / "compiled" / f"k.{dead.stdout.strip()}.partial"
+    left.write_text("half")
+    mine = tmp_path / "compiled" / f"other.{os.getpid()}.partial"
+    mine.write_text("being written")
+    kept(packages, tmp_path)
+    assert not left.exists()
+    assert mine.exists()
+
+
+def test_a_package_that_was_tried_well_has_no_deaths_to_its_name(packages, tmp_path):
+    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
+    with packages.trying("k"):
+        pass
+    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
+    with packages.trying("k"):
+        pass
+
+
+DIES = """\
+import os, sys
+from pathlib import Path
+from service.loader.packages import Packages
+with Packages(Path(sys.argv[1])).trying("k"):
+    os._exit(1)
+"""
+
+
+def test_a_package_at_which_two_processes_died_is_not_tried_a_third_time_and_then_anew(packages, tmp_path):
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
+    with pytest.raises(RefusedPackageError, match="2 processes ended"), packages.trying("k"):
+        pass
+    with packages.trying("k"):
+        pass
+
+
+def test_who_builds_is_alone(packages, tmp_path):
+    code = """\
+import sys
+from pathlib import Path
+from service.loader.packages import Packages
+with Packages(Path(sys.argv[1])).building():
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "in\n"
+    waiter = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiter.wait(1)
+    other.communicate("")
+    assert waiter.communicate(timeout=30)[0] == "in\n"
