@@ -20,13 +20,17 @@ from service.errors import ConfigurationError, Refusal
 from service.loader.artefact import cpu_features
 from service.loader.controls import CONTROLS, Control
 from service.loader.load import LoadedModel, load
-from service.loader.report import Report
+from service.loader.packages import Packages, RefusedPackageError
+from service.loader.report import PENDING, Report, Verdict
 from service.loader.repository import ModelFolder, find_models
 from service.settings import Settings
 
 
 class Checked(msgspec.Struct):
-    """One model: its report, or in `error` why the proof could not be run."""
+    """One model: its report, or in `error` why the proof could not be run.
+
+    `optimization` is the verdict on its compiled package, and `package` the proof of the one that answers, if one does.
+    """
 
     model: str
     version: str
@@ -34,10 +38,12 @@ class Checked(msgspec.Struct):
     card: dict[str, Any]
     report: Report | None = None
     error: str = ""
+    optimization: Verdict | None = None
+    package: Report | None = None
 
     @property
     def passed(self) -> bool:
-        return self.report is not None and self.report.passed
+        return self.report is not None and self.report.passed and (self.package is None or self.package.passed)
 
 
 class CheckedControl(msgspec.Struct):
@@ -68,6 +74,7 @@ class Outcome(msgspec.Struct):
         models = [
             {"model": m.model, "version": m.version, "passed": m.passed, "error": m.error}
             | (msgspec.to_builtins(m.report) if m.report else {"rules": []})
+            | {"optimization": msgspec.to_builtins(m.optimization), "package": msgspec.to_builtins(m.package)}
             for m in self.models
         ]
         missed = [control.name for control in self.controls if not control.caught]
@@ -110,7 +117,7 @@ def check_models(names: list[str], settings: Settings, progress: Callable[[str],
     for folder in chosen:
         progress(folder.name)
         try:
-            checked.append(_check(folder, load(folder), device, threads))
+            checked.append(_check(folder, load(folder), device, threads, Packages(settings.cache.expanduser())))
         except ConfigurationError as error:
             problems += error.problems
     if problems:
@@ -119,7 +126,7 @@ def check_models(names: list[str], settings: Settings, progress: Callable[[str],
     return Outcome(str(device), checked, [_check_control(control) for control in CONTROLS])
 
 
-def _check(folder: ModelFolder, loaded: LoadedModel, device: torch.device, threads: int) -> Checked:
+def _check(folder: ModelFolder, loaded: LoadedModel, device: torch.device, threads: int, packages: Packages) -> Checked:
     checked = Checked(folder.name, loaded.version, loaded.seal, folder.card.model_dump(mode="json", exclude_none=True))
     with torch.inference_mode(False):  # a forward that leaves the mode leaves it up to here
         try:
@@ -127,11 +134,24 @@ def _check(folder: ModelFolder, loaded: LoadedModel, device: torch.device, threa
             served.tune(None, threads)
             with torch.inference_mode():
                 checked.report = served.check(served.sizes)
+                _check_package(checked, served, packages, served.artefact_key(threads))
         except Refusal as refusal:
             checked.error = refusal.detail
         except Exception as error:  # the operator's code, which may raise anything
             checked.error = f"forward raised {type(error).__name__}: {error}"
     return checked
+
+
+def _check_package(checked: Checked, served: ServedModel, packages: Packages, key: str) -> None:
+    """The same proof of the package that a server would answer with."""
+    verdict = checked.optimization = packages.read(key)
+    if verdict and verdict.state == "compiled":
+        try:
+            served.use_package(packages, key, verdict)
+        except RefusedPackageError as error:
+            checked.optimization = msgspec.structs.replace(PENDING, detail=f"the package is refused: {error}")
+        else:
+            checked.package = served.check(served.sizes)
 
 
 def _check_control(control: Control) -> CheckedControl:

@@ -234,7 +234,7 @@ def _audit(
 
 app.command("serve")(with_settings(_serve))
 app.command("predict")(with_settings(_predict, "models", "default_model", "device", "threads", "max_pixels"))
-app.command("check")(with_settings(_check, "models", "device", "threads"))
+app.command("check")(with_settings(_check, "models", "device", "threads", "cache"))
 app.command("compile")(with_settings(_compile, "models", "device", "threads", "cache"))
 app.command("bench")(with_settings(_bench, "models", "default_model", "device", "threads", "cache", "optimize"))
 app.command("audit")(with_settings(_audit, "models", "default_model", "device", "threads"))

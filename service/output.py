@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from service import check
+from service import check, summary
 from service.offline import Outcome
 
 
@@ -62,6 +62,17 @@ def _verdict(model: check.Checked) -> tuple[str, ...]:
 def _findings(model: check.Checked, verbose: bool) -> Iterator[str]:
     if model.error:
         yield f"{model.model}: {model.error}"
+    if model.optimization:
+        proof = f", {summary.said(model.package)}" if model.package else ""
+        yield f"{model.model}: {model.optimization.state}: {model.optimization.detail}{proof}"
+    for rule in model.package.rules if model.package else ():
+        if not rule.passed and not rule.waived:
+            yield f"{model.model}, its package: {rule.rule}: broken: {rule.detail}"
+    if model.report and (found := model.report.precision):
+        yield (
+            f"{model.model}: in {found.dtype} probabilities differ from float32's by up to "
+            f"{found.probability_difference:.1e}, {found.same_classes} of {found.inputs} classes are the same"
+        )
     for rule in model.report.rules if model.report else ():
         if verbose or not rule.passed:
             word = "holds" if rule.passed else "waived" if rule.waived else "broken"

@@ -197,10 +197,10 @@ are suspended); absolute rates belong to this machine and hour. Between any two 
 its median moved by more than 15 % from round to round, ratios are in brackets and conclude nothing.
 
 - **The bare loop** is what people write by hand: decode, resize, forward, top five, in one process, with as many
-  threads as the server takes, and as glibc's malloc comes. It runs three times: eager as a module comes (contiguous), eager in
-  the memory format that the server measured to be fastest, and with the compiled package that the server answers with.
-  Gradless keeps freed memory (`service/allocator.py`), which is most of why it can be faster than the same forward in
-  the bare loop. `--optimize eager` measures a server that compiles nothing.
+  threads as the server takes, and as glibc's malloc comes. It runs three times: eager as a module comes (contiguous),
+  eager in the memory format that the server measured to be fastest, and with the compiled package that the server
+  answers with. Gradless keeps freed memory (`service/allocator.py`), which is most of why it can be faster than the
+  same forward in the bare loop. `--optimize eager` measures a server that compiles nothing.
 - **LitServe and mosec** do the same job with the same decoder, memory format, threads and largest batch; LitServe
   gets base64 in JSON, as in its guides. Both wait up to 5 ms for company. **The naive app** is FastAPI with PIL and a
   forward in its handler.

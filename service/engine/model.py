@@ -17,9 +17,10 @@ from service.engine.wire import ModelState
 from service.errors import ModelOutputInvalid
 from service.loader.artefact import artefact_key
 from service.loader.card import Card
-from service.loader.compiled import Entry, bits
+from service.loader.compiled import Entry, bits, load_package
 from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
+from service.loader.packages import Packages, RefusedPackageError
 from service.loader.probes import probes
 from service.loader.proof import prove
 from service.loader.report import Precision, Report, Tuned, Tuning, Verdict
@@ -112,6 +113,18 @@ class ServedModel:
     def run_package(self, package: Callable[[Tensor], Any], sha256: str) -> None:
         """Answer with this from now on."""
         self._forward, self._package = package, sha256
+
+    def use_package(self, packages: Packages, key: str, verdict: Verdict) -> None:
+        """Answer with the package that a verdict names, in this thread's mode, which is inference mode.
+
+        Raises:
+            RefusedPackageError: it is not ours, not whole, or does not do what it did when it was new.
+        """
+        file = packages.open(verdict)
+        with packages.trying(key):
+            self.run_package(load_package(file, self._device), verdict.sha256)
+            if self.probe() != verdict.probe:
+                raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")
 
     def run_eager(self) -> None:
         """Answer with the module from now on."""

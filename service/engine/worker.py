@@ -28,9 +28,8 @@ from service.engine.runner import Answer, Runner
 from service.engine.wire import Failure, ModelState, Result
 from service.errors import ConfigurationError, DeadlineExceeded
 from service.loader.artefact import Records
-from service.loader.compiled import load_package
 from service.loader.load import load
-from service.loader.packages import Packages, RefusedPackageError
+from service.loader.packages import Packages
 from service.loader.report import PENDING, Record, Report, Tuning, Verdict
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
@@ -171,11 +170,7 @@ class Worker(threading.Thread):
         """Answer with the package that won, if it is there, whole, ours, and does what it did when it was new."""
         key = model.artefact_key(self._threads)
         try:
-            file = self._packages.open(verdict)
-            with self._packages.trying(key):
-                model.run_package(load_package(file, self._device), verdict.sha256)
-                if model.probe() != verdict.probe:
-                    raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")
+            model.use_package(self._packages, key, verdict)
             return verdict
         except Exception as error:  # native code that somebody made on another day
             log.warning("package refused", model=model.loaded.name, why=str(error), then="it is built anew")
