@@ -14,11 +14,14 @@ from service.loader.report import RULES
 from tests.support.models import SMALL, make_models
 from tests.support.tiny import tiny_at
 
+#: Verdicts that this machine's user has are not looked at.
+ENVIRONMENT = os.environ | {"COLUMNS": "120", "GRADLESS_CACHE": "/nonexistent"}
+
 
 def check(*arguments: str, code: int = 0) -> str:
     """What the command prints, if it ends with this code; to stderr where it is used wrongly."""
     command = [sys.executable, "-m", "service", "check", "--device", "cpu", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | {"COLUMNS": "120"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=ENVIRONMENT)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr if code == 2 else done.stdout

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -133,6 +136,24 @@ def test_a_warm_cache_needs_no_compiler_and_no_second_generation(serve, models, 
     proof = httpx.get(f"{server.operations}/models/small/proof", timeout=30).json()
     assert proof["passed"]
     assert compilers_of(server) == []
+
+
+def test_check_proves_the_package_too(models, warm):
+    command = [sys.executable, "-m", "service", "check", "--device", "cpu", "--json", "--models", str(models)]
+    done = subprocess.run([*command, "--cache", str(warm)], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    [model] = json.loads(done.stdout)["models"]
+    assert model["optimization"]["state"] == "compiled"
+    assert [rule["passed"] for rule in model["package"]["rules"]] == [True] * 8
+
+
+def test_compile_without_a_compiler_is_a_no_with_the_reason(models, tmp_path):
+    (tmp_path / "bin").mkdir()
+    command = [sys.executable, "-m", "service", "compile", "--device", "cpu", "--models", str(models)]
+    environment = os.environ | {"PATH": str(tmp_path / "bin"), "GRADLESS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert "no-compiler: there is no g++ on the PATH" in done.stdout
 
 
 def test_without_a_compiler_a_cold_cache_serves_eager_and_says_why(serve, models, tmp_path, eager):

@@ -9,6 +9,7 @@ _RUNNER = "service/engine/runner.py"
 _GUARD = "service/engine/guard.py"
 _SUPERVISOR = "service/supervisor.py"
 _DECODER = "service/tasks/classification.py"
+_PACKAGES = "service/loader/packages.py"
 
 ROWS = [
     Row(
@@ -555,6 +556,62 @@ ROWS = [
             "if _SAFE_ID.fullmatch(stated) else",
             "if stated else",
             "test_a_request_id_that_could_forge_a_header_or_a_log_line_is_replaced",
+        ),
+    ),
+    Row(
+        "P1",
+        "a compiled package with a flipped bit",
+        ("test_one_flipped_bit_is_refused", "test_a_corrupted_package_is_refused_and_rebuilt_while_eager_answers"),
+        Broken(
+            "its hash is not looked at",
+            _PACKAGES,
+            "if digest != verdict.sha256:",
+            "if False:",
+            "test_one_flipped_bit_is_refused",
+        ),
+    ),
+    Row(
+        "P2",
+        "a package, or its folder, that somebody else may have written",
+        (
+            "test_a_package_that_others_can_write_is_refused",
+            "test_a_folder_that_others_can_write_is_refused_for_reading_and_writing",
+            "test_a_package_of_another_user_is_refused",
+        ),
+        Broken(
+            "nobody looks at the mode",
+            _PACKAGES,
+            "if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):",
+            "if False:",
+            "test_a_package_that_others_can_write_is_refused",
+        ),
+    ),
+    Row(
+        "P3",
+        "a package that gives other answers than eager",
+        ("test_a_package_that_gives_other_answers_is_not_kept",),
+        Broken(
+            "it is not held against eager",
+            "service/compiler/compile.py",
+            "right = [one for one in built if agreements[one.name].difference <= tolerance_of(model.module)]",
+            "right = built",
+        ),
+    ),
+    Row(
+        "P4",
+        "the turn to a package under load, ten kills, the compiler killed, the server ended while it compiles",
+        (
+            "test_a_cold_cache_serves_eager_at_once_and_turns_to_the_package_without_a_loss",
+            "test_ten_kills_leave_one_unpacked_package_and_lose_nothing",
+            "test_a_compiler_that_is_killed_is_told_and_harms_nobody",
+            "test_a_server_that_ends_takes_its_compiler_along",
+        ),
+        Broken(
+            "the compiler ends without those that it started",
+            "service/compiler/process.py",
+            "os.killpg(0, signal.SIGKILL)",
+            "os._exit(1)",
+            "test_a_server_that_ends_takes_its_compiler_along",
         ),
     ),
 ]

@@ -229,3 +229,23 @@ def test_in_what_a_model_computes_is_a_part_of_its_version(tmp_path, dtype):
     loaded = load(net(tmp_path / dtype, "", "", f'dtype = "{dtype}"'))
     assert loaded.version != plain
     assert {p.dtype for p in loaded.module.parameters()} == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_proof_says_how_far_another_dtype_is_from_float32(tmp_path, dtype):
+    folder = net(tmp_path, "", "", f'dtype = "{dtype}"')
+    model = ServedModel(load(folder), folder.card, CPU)
+    with torch.inference_mode():
+        report = model.check(model.sizes)
+        assert model.run_batch(probes(1, 8)).dtype == getattr(torch, dtype)
+    assert report.passed, report.refusal
+    assert report.precision.dtype == dtype
+    assert 0 < report.precision.probability_difference < 0.05
+    assert report.precision.same_classes == report.precision.inputs
+
+
+def test_in_float32_there_is_nothing_to_compare(tmp_path):
+    folder = net(tmp_path)
+    model = ServedModel(load(folder), folder.card, CPU)
+    with torch.inference_mode():
+        assert model.check([1]).precision is None
