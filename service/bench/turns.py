@@ -31,7 +31,7 @@ KNEE = 3.0
 TRIVIAL_BYTES, TAIL = 50_000, 15
 STARTS = 3
 #: The bare loop's part of a measurement, at each batch size.
-BARE_SHARE = 0.3
+BARE_SHARE = 0.2
 #: A server that compiles behind its serving is waited for so long.
 COMPILE_SECONDS = 600.0
 
@@ -130,7 +130,7 @@ class Bench:
 
     def _open_loop(self, ours: Server) -> None:
         """The capacity anew, since the machine may have moved, then steps up to past it."""
-        seconds = max(8.0, 2 * self._plan.seconds)
+        seconds = max(6.0, 2 * self._plan.seconds)
         with ours.awake():
             self._say("capacity")
             capacity = generate(ours.traffic(self._crop, seconds, clients=32)).rate
