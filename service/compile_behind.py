@@ -6,7 +6,10 @@ Where a package wins, the models' next generation of engines answers with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
+import signal
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
@@ -93,13 +96,13 @@ class CompileBehind:
         engine = next(d.current for d in self._generations.devices.values() if d.current)
         folders = [engine.catalogue.folders[name] for name in pending if name in engine.catalogue.folders]
         cause = await self._run_child(engine.device, engine.spec.threads, folders, pending)
-        for name, model in pending.items():
-            key = (name, model.version)
-            if key not in self._tried:
-                words = f"the process that compiled it ended: {cause}"
-                self._judged(Optimized(name, model.version, Verdict("failed", words)))
-        won = [name for name, model in pending.items() if self._tried[name, model.version].verdict.state == "compiled"]
-        if won and self._settings.replace == "beside":
+        unjudged = [model for model in pending.values() if (model.name, model.version) not in self._tried]
+        for model in unjudged if cause == "exit 0" else unjudged[:1]:  # who comes after one that crashed has a turn yet
+            ended = f"the process that compiled it ended: {cause}"
+            words = "it could not be compiled; the log says why" if cause == "exit 0" else ended
+            self._judged(Optimized(model.name, model.version, Verdict("failed", words)))
+        found = [self._tried[key] for model in pending.values() if (key := (model.name, model.version)) in self._tried]
+        if any(one.verdict.state == "compiled" for one in found) and self._settings.replace == "beside":
             await self._turn()
 
     async def _run_child(
@@ -107,12 +110,14 @@ class CompileBehind:
     ) -> str:
         """Why the child ended."""
         tunings = {model.version: model.tuning for model in pending.values() if model.tuning}
-        self._temporary.mkdir(exist_ok=True)
         spec = CompilerSpec(device, self._temporary, threads, tunings, folders, self._settings)
         self.child = Child(f"compiler {device}", self._received)
         try:
+            self._temporary.mkdir(exist_ok=True)
             await self.child.start(self._fork_server, run_compiler, spec)
             return await self.child.ended()
+        except (OSError, EOFError) as error:  # a full disk, a fork server that just died: no reason to stop serving
+            return f"{type(error).__name__}: {error}"
         finally:
             await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
 
@@ -151,5 +156,8 @@ class CompileBehind:
             self._metrics.model_optimization.labels(model.name, state).set(1)
 
     def kill(self) -> None:
-        if self.child:
+        """End the compiler, and the C++ compilers that it started: they are a group."""
+        if self.child and self.child.pid:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, or is no group yet
+                os.killpg(self.child.pid, signal.SIGKILL)
             self.child.kill()

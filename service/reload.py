@@ -71,7 +71,7 @@ class Reloader:
         async with self._changing:
             try:
                 await self._beside(self._generations.catalogue)
-            except ReloadError as error:
+            except (ReloadError, OSError, EOFError) as error:
                 log.error("turn failed", error=str(error))
 
     async def _reload(self) -> str:

@@ -25,7 +25,7 @@ from service.loader.load import load
 from service.loader.packages import Packages
 from service.loader.probes import probes
 from service.loader.proof import distance, tolerance_of
-from service.loader.report import Candidate, Tuning, Verdict
+from service.loader.report import NOT_REPEATABLE, Candidate, Tuning, Verdict
 from service.loader.repository import ModelFolder
 
 #: The package that is built, and the one that is built too where there is time: it wins a few per cent at most.
@@ -79,6 +79,8 @@ def compile_model(
     model = ServedModel(loaded, folder.card, place.device, tuned)
     if folder.card.optimize == "eager":
         return Judged(folder.name, loaded.version, Verdict("off", "optimize = eager on its card"))
+    if "repeatable" in folder.card.proof.waive:
+        return Judged(folder.name, loaded.version, NOT_REPEATABLE)
     if why := packages.writable():
         return Judged(folder.name, loaded.version, Verdict("unsafe-cache", why))
     key = model.artefact_key(place.threads)
@@ -185,6 +187,8 @@ def agreement(model: ServedModel, forward: Callable[[Tensor], Any], inputs: Tens
         compiled = torch.cat([model.run_batch(batch).float().cpu() for batch in batches])
         model.run_eager()
         scale = float(eager.abs().max()) or 1.0
+        if not math.isfinite(scale):
+            raise CannotCompileError("differs", "the eager outputs are not all finite, so nothing can be held to them")
         difference = max(difference, distance([eager], [compiled]) / scale)
         probability_difference = max(probability_difference, distance([eager.softmax(1)], [compiled.softmax(1)]))
         by_size.append(compiled)

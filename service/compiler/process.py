@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import tempfile
+from pathlib import Path
 
 import structlog
 import torch
@@ -31,6 +33,8 @@ def main(control: socket.socket, spec: CompilerSpec) -> None:
     begin_child(f"compiler {spec.device}", spec.settings)
     os.setpgid(0, 0)  # with the compilers that it starts it ends as one
     os.nice(NICE)
+    with contextlib.suppress(OSError):  # where memory is short, rather this process than one that serves
+        Path("/proc/self/oom_score_adj").write_text("1000")
     os.environ["TMPDIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(spec.temporary)
     tempfile.tempdir = None
     keep_freed_memory()
@@ -49,7 +53,8 @@ async def _compile_all(control: socket.socket, spec: CompilerSpec) -> None:
     for folder in spec.folders:
         try:
             judged = await loop.run_in_executor(None, compile_model, folder, place, spec.tunings, photographs)
-        except ConfigurationError as error:
-            log.warning("not compiled", model=folder.name, why=str(error))
+        except Exception as error:  # whatever it is, it is this model's; the others are still to be compiled
+            told = isinstance(error, ConfigurationError)
+            log.warning("not compiled", model=folder.name, why=str(error), exc_info=None if told else error)
         else:
             supervisor.send(Optimized(judged.model, judged.version, judged.verdict))

@@ -22,7 +22,7 @@ from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
 from service.loader.packages import Packages, RefusedPackageError
 from service.loader.probes import probes
-from service.loader.proof import prove
+from service.loader.proof import distance, prove, tolerance_of
 from service.loader.report import Precision, Report, Tuned, Tuning, Verdict
 from service.tasks.classification import normalise
 
@@ -122,9 +122,16 @@ class ServedModel:
         """
         file = packages.open(verdict)
         with packages.trying(key):
+            self.run_eager()
+            eager = self.run_batch(self._probe)
             self.run_package(load_package(file, self._device), verdict.sha256)
             if self.probe() != verdict.probe:
                 raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")
+            found = float(distance([eager], [self.run_batch(self._probe)])) / (float(eager.abs().max()) or 1.0)
+            if found > tolerance_of(self.module):  # the module may have changed in what it imports, which no key covers
+                raise RefusedPackageError(
+                    f"{file} differs from what eager answers now by {found:.1e} of the largest output"
+                )
 
     def run_eager(self) -> None:
         """Answer with the module from now on."""

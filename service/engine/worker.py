@@ -30,7 +30,7 @@ from service.errors import ConfigurationError, DeadlineExceeded
 from service.loader.artefact import Records
 from service.loader.load import load
 from service.loader.packages import Packages
-from service.loader.report import PENDING, Record, Report, Tuning, Verdict
+from service.loader.report import NOT_REPEATABLE, PENDING, Record, Report, Tuning, Verdict
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
 from service.specs import ExitCode
@@ -164,6 +164,8 @@ class Worker(threading.Thread):
     def _read_verdict(self, folder: ModelFolder, model: ServedModel) -> Verdict:
         if not self._optimize or folder.card.optimize == "eager":
             return Verdict("off", "optimize = eager")
+        if "repeatable" in folder.card.proof.waive:
+            return NOT_REPEATABLE
         return self._packages.read(model.artefact_key(self._threads)) or PENDING
 
     def _use_package(self, model: ServedModel, verdict: Verdict) -> Verdict:
@@ -175,7 +177,7 @@ class Worker(threading.Thread):
         except Exception as error:  # native code that somebody made on another day
             log.warning("package refused", model=model.loaded.name, why=str(error), then="it is built anew")
             model.run_eager()
-            self._packages.forget(key)
+            self._packages.forget(key, verdict)
             return msgspec.structs.replace(PENDING, detail=f"the package was refused: {error}")
 
     def _prepare(self, state: ModelState) -> ModelState:
@@ -187,7 +189,7 @@ class Worker(threading.Thread):
         if verdict.state == "compiled":
             verdict = self._use_package(model, verdict)
         try:
-            report = self._prove(model)
+            report, verdict = self._prove_what_answers(model, verdict)
         except Exception as error:
             log.exception("proof failed", model=state.name)
             del self._models[state.name]
@@ -208,6 +210,22 @@ class Worker(threading.Thread):
         ready = ModelState(state.name, "ready", required=state.required)
         ready = msgspec.structs.replace(ready, example_seconds=self._pace.example_seconds(state.name))
         return model.state(ready, verdict, report)
+
+    def _prove_what_answers(self, model: ServedModel, verdict: Verdict) -> tuple[Report, Verdict]:
+        """The proof of the package, and of the eager forward where there is none or it does not pass."""
+        if verdict.state == "compiled":
+            try:
+                report = self._prove(model)
+                refusal = report.refusal
+            except Exception as error:
+                refusal = f"{type(error).__name__}: {error}"
+            if not refusal:
+                return report, verdict
+            log.error("package fails the proof", model=model.loaded.name, why=refusal, then="eager answers")
+            model.run_eager()
+            verdict = Verdict("differs", f"the package fails the proof: {refusal}", verdict.tuning)
+            self._packages.condemn(model.artefact_key(self._threads), verdict)
+        return self._prove(model), verdict
 
     def _prove(self, model: ServedModel) -> Report:
         """The whole proof; where it was passed before and kept, at batch 1 and at the cap only.

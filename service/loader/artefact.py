@@ -94,4 +94,5 @@ def write_struct(file: Path, content: object) -> None:
     partial = file.with_suffix(f".{os.getpid()}")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial.write_bytes(msgspec.json.encode(content))
+    partial.chmod(0o600)  # whatever the umask: what is here decides what runs
     partial.replace(file)

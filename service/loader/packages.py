@@ -22,8 +22,8 @@ from service.loader.report import Verdict
 
 log = structlog.get_logger()
 
-#: Of all packages so many are kept, the latest used.
-MOST_PACKAGES = 16
+#: Of all packages so many are kept, the latest used: more than anybody serves at once.
+MOST_PACKAGES = 64
 #: A package at whose first forwards so many processes have ended is not tried again.
 MOST_DEATHS = 2
 
@@ -48,6 +48,8 @@ class Packages:
         Raises:
             RefusedPackageError: somebody else may have written it, or its bytes are not those that were measured.
         """
+        if Path(verdict.package).name != verdict.package:
+            raise RefusedPackageError(f"{verdict.package!r} is no name of a file")
         file = self._folder / verdict.package
         for path in (self._folder, file):
             if why := not_ours(path):
@@ -79,11 +81,17 @@ class Packages:
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
 
-    def forget(self, key: str) -> None:
-        """Take a verdict and its package away, so that they are made again."""
+    def forget(self, key: str, verdict: Verdict) -> None:
+        """Take a verdict and its package away, so that they are made again; not one that was made meanwhile."""
         with contextlib.suppress(OSError):
-            for file in [self._folder / f"{key}.json", *self._folder.glob(f"{key}-*.pt2")]:
-                file.unlink(missing_ok=True)
+            if self.read(key) == verdict:
+                (self._folder / f"{key}.json").unlink(missing_ok=True)
+                (self._folder / verdict.package).unlink(missing_ok=True)
+
+    def condemn(self, key: str, verdict: Verdict) -> None:
+        """Keep a verdict that says no, where one can be kept."""
+        with contextlib.suppress(OSError):
+            self.write(key, verdict)
 
     def writable(self) -> str:
         """Why nothing can be kept here; empty where it can. The folder is made if it is not there."""
@@ -110,6 +118,9 @@ class Packages:
                 out.write(content)
             partial.replace(self._folder / verdict.package)
         write_struct(self._folder / f"{key}.json", verdict)
+        for older in self._folder.glob(f"{key}-*.pt2"):
+            if older.name != verdict.package:
+                older.unlink(missing_ok=True)
         self._prune(verdict.package)
         return verdict
 
@@ -118,7 +129,8 @@ class Packages:
         files = sorted(self._folder.glob("*.pt2"), key=_used, reverse=True)
         others = [file for file in files if file.name != kept]
         for file in others[MOST_PACKAGES - 1 :]:
-            self.forget(file.name.partition("-")[0])
+            file.unlink(missing_ok=True)
+            (self._folder / f"{file.name.partition('-')[0]}.json").unlink(missing_ok=True)
         for partial in self._folder.glob("*.partial"):
             if not Path("/proc", partial.suffixes[-2][1:]).exists():
                 partial.unlink(missing_ok=True)

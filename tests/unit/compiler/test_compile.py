@@ -12,7 +12,7 @@ from service.compiler.compile import PACKAGE, THOROUGH, Place, compile_model
 from service.engine.model import ServedModel
 from service.loader.compiled import export, load_package, package
 from service.loader.load import load
-from service.loader.packages import Packages
+from service.loader.packages import Packages, RefusedPackageError
 from service.loader.probes import probes
 from service.loader.proof import prove
 from service.loader.repository import find_models
@@ -249,3 +249,25 @@ def test_in_float32_there_is_nothing_to_compare(tmp_path):
     model = ServedModel(load(folder), folder.card, CPU)
     with torch.inference_mode():
         assert model.check([1]).precision is None
+
+
+def test_a_package_that_is_not_what_eager_is_now_is_refused(tmp_path, always_worth_it, built):
+    folder, cache = net(tmp_path), tmp_path / "cache"
+    verdict = judge(folder, cache)
+    model = ServedModel(load(folder), folder.card, CPU)
+    key = model.artefact_key(1)
+    with torch.inference_mode():
+        model.use_package(Packages(cache), key, verdict)
+    changed = ServedModel(load(folder), folder.card, CPU)
+    with torch.no_grad():
+        changed.module.last.bias.add_(1)  # as if something that the architecture imports had changed
+    with torch.inference_mode(), pytest.raises(RefusedPackageError, match="what eager answers now"):
+        changed.use_package(Packages(cache), key, verdict)
+
+
+def test_a_model_that_may_not_be_repeatable_is_not_compiled(tmp_path):
+    folder = net(tmp_path)
+    with (folder.path / "model.toml").open("a") as card:
+        card.write('[proof]\nwaive = { repeatable = "it draws" }\n')
+    [folder] = find_models(tmp_path).values()
+    assert judge(folder, tmp_path / "cache").state == "off"

@@ -81,6 +81,22 @@ def test_a_cache_that_cannot_be_made_says_so(tmp_path):
     assert "cannot be made" in Packages(tmp_path / "file").writable()
 
 
+@pytest.mark.parametrize("name", ["../elsewhere.pt2", "/tmp/elsewhere.pt2"])
+def test_a_verdict_that_names_a_file_elsewhere_is_refused(packages, name):
+    with pytest.raises(RefusedPackageError, match="no name of a file"):
+        packages.open(Verdict("compiled", "it wins", package=name))
+
+
+def test_what_was_made_meanwhile_is_not_forgotten(packages, tmp_path):
+    old = kept(packages, tmp_path, content=b"old")
+    new = kept(packages, tmp_path, content=b"new")
+    packages.forget("k", old)
+    assert packages.open(packages.read("k")).read_bytes() == b"new"
+    packages.forget("k", new)
+    assert packages.read("k") is None
+    assert not list((tmp_path / "compiled").glob("*.pt2"))
+
+
 def test_two_who_write_under_one_key_leave_a_verdict_and_its_own_package(packages, tmp_path):
     kept(packages, tmp_path, content=b"of the first")
     verdict = kept(packages, tmp_path, content=b"of the second")
