@@ -607,11 +607,11 @@ ROWS = [
             "test_a_server_that_ends_takes_its_compiler_along",
         ),
         Broken(
-            "the compiler ends without those that it started",
-            "service/compiler/process.py",
-            "os.killpg(0, signal.SIGKILL)",
-            "os._exit(1)",
-            "test_a_server_that_ends_takes_its_compiler_along",
+            "nobody is told that it died",
+            "service/compile_behind.py",
+            'for model in unjudged if cause == "exit 0" else unjudged[:1]:',
+            "for model in unjudged[:0]:",
+            "test_a_compiler_that_is_killed_is_told_and_harms_nobody",
         ),
     ),
 ]
