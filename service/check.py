@@ -22,7 +22,7 @@ from service.loader.controls import CONTROLS, Control
 from service.loader.load import LoadedModel, load
 from service.loader.packages import Packages, RefusedPackageError
 from service.loader.report import PENDING, Report, Verdict
-from service.loader.repository import ModelFolder, find_models
+from service.loader.repository import ModelFolder, find_models, pick
 from service.settings import Settings
 
 
@@ -106,18 +106,17 @@ def check_models(names: list[str], settings: Settings, progress: Callable[[str],
     """
     keep_freed_memory()
     folders = find_models(settings.models)
-    if missing := [name for name in names if name not in folders]:
-        raise ConfigurationError([f"check: there is no model {missing[0]!r}; there are {', '.join(sorted(folders))}"])
+    chosen = pick(folders, names or list(folders), "check")
     device = torch.device(settings.first_device(torch.cuda.is_available()))
     threads = settings.threads or usable_cores()
     torch.set_num_threads(threads)
-    chosen = [folders[name] for name in names] or list(folders.values())
     problems: list[str] = []
     checked = []
-    for folder in chosen:
+    packages = Packages(settings.cache.expanduser())
+    for folder in chosen.values():
         progress(folder.name)
         try:
-            checked.append(_check(folder, load(folder), device, threads, Packages(settings.cache.expanduser())))
+            checked.append(_check(folder, load(folder), device, threads, packages))
         except ConfigurationError as error:
             problems += error.problems
     if problems:

@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, NoReturn
 
 import setproctitle
@@ -24,6 +26,12 @@ def begin_child(name: str, settings: Settings) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     configure_logs(settings)
+
+
+def use_temporary(folder: Path) -> None:
+    """What this process and its libraries unpack goes there, and is wiped by the supervisor when it is gone."""
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> NoReturn:

@@ -145,10 +145,9 @@ class CompileBehind:
     def _show(self, served: Iterable[ModelState]) -> None:
         """`model_optimization` is 1 for the state that a model is in."""
         for model in served:
-            found = self._tried.get((model.name, model.version))
             state = model.verdict.state if model.verdict else "pending"
-            if found and state == "pending" and found.verdict.state != "compiled":
-                state = found.verdict.state
+            if state == "pending" and (found := self._tried.get((model.name, model.version))):
+                state = self._until_it_answers(found).verdict.state
             before = self._shown.get(model.name)
             if before and before != state:
                 self._metrics.model_optimization.labels(model.name, before).set(0)

@@ -6,10 +6,8 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
-from service.errors import ConfigurationError
-from service.loader.repository import choose_default, find_models
+from service.loader.repository import choose_default, find_models, pick
 from service.loader.weights import resolved_input
 from service.settings import Settings
 
@@ -24,21 +22,7 @@ def bench_models(settings: Settings, names: list[str]) -> dict[str, Path]:
     """
     served = find_models(settings.models)
     folders = {name: folder.path for name, folder in (find_models(OWN) | served).items()}
-    return pick(folders, names or [choose_default(served, settings.default_model), "resnet18", "trivial"])
-
-
-Folder = TypeVar("Folder")
-
-
-def pick(folders: dict[str, Folder], names: list[str]) -> dict[str, Folder]:
-    """Those of the folders that are named.
-
-    Raises:
-        ConfigurationError: there is no such model.
-    """
-    if missing := [name for name in names if name not in folders]:
-        raise ConfigurationError([f"bench: there is no model {missing[0]!r}; there are {', '.join(sorted(folders))}"])
-    return {name: folders[name] for name in names}
+    return pick(folders, names or [choose_default(served, settings.default_model), "resnet18", "trivial"], "bench")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from rich.table import Table
 from torch import Tensor
 
 from service.allocator import keep_freed_memory
-from service.bench.choice import pick
 from service.bench.pictures import bench_pictures
 from service.cores import usable_cores
 from service.engine.batcher import ladder
@@ -25,7 +24,7 @@ from service.errors import ConfigurationError
 from service.loader.artefact import Records
 from service.loader.load import load
 from service.loader.report import Timing, Tuned, Tuning
-from service.loader.repository import ModelFolder, choose_default, find_models
+from service.loader.repository import ModelFolder, choose_default, find_models, pick
 from service.settings import Settings
 from service.tasks.classification import ImageDecoder
 
@@ -45,7 +44,7 @@ def tune(settings: Settings, models: list[str], latency_target_ms: float, as_jso
     """
     keep_freed_memory()
     folders = find_models(settings.models)
-    chosen = pick(folders, models or [choose_default(folders, settings.default_model)])
+    chosen = pick(folders, models or [choose_default(folders, settings.default_model)], "bench")
     device = torch.device(settings.first_device(torch.cuda.is_available()))
     for folder in chosen.values():
         _tune(settings, folder, device, latency_target_ms, as_json)

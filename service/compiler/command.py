@@ -16,8 +16,7 @@ from service.allocator import keep_freed_memory
 from service.compiler.compile import Judged, Place, compile_model
 from service.compiler.photographs import photographs
 from service.cores import usable_cores
-from service.errors import ConfigurationError
-from service.loader.repository import find_models
+from service.loader.repository import find_models, pick
 from service.settings import Settings
 
 #: Verdicts that are no failure: the package answers, or there is nothing to win.
@@ -32,17 +31,16 @@ def compile_models(names: list[str], settings: Settings, anew: bool, as_json: bo
     """
     keep_freed_memory()
     folders = find_models(settings.models)
-    if missing := [name for name in names if name not in folders]:
-        raise ConfigurationError([f"compile: there is no model {missing[0]!r}; there are {', '.join(sorted(folders))}"])
+    chosen = pick(folders, names or list(folders), "compile")
     device = torch.device(settings.first_device(torch.cuda.is_available()))
     place = Place(device, settings.threads or usable_cores(), settings.cache.expanduser())
     found = []
     with tempfile.TemporaryDirectory(prefix="gradless-compile-") as work:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = work  # else what the compiler leaves there stays
-        for name in names or folders:
+        for name, folder in chosen.items():
             if sys.stderr.isatty():
                 print(f"compiling {name} …", file=sys.stderr)
-            found.append(compile_model(folders[name], place, {}, photographs, thorough=True, anew=anew))
+            found.append(compile_model(folder, place, {}, photographs, thorough=True, anew=anew))
             if not as_json:
                 _show(found[-1])
     if as_json:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import tempfile
@@ -22,10 +23,10 @@ from service.engine.model import FORMATS, ServedModel, tuning_key
 from service.loader.artefact import Records
 from service.loader.compiled import CannotCompileError, export, load_package, need_compiler, package
 from service.loader.load import load
-from service.loader.packages import Packages
+from service.loader.packages import Packages, ruled_out
 from service.loader.probes import probes
 from service.loader.proof import distance, tolerance_of
-from service.loader.report import NOT_REPEATABLE, Candidate, Tuning, Verdict
+from service.loader.report import Candidate, Tuning, Verdict
 from service.loader.repository import ModelFolder
 
 #: The package that is built, and the one that is built too where there is time: it wins a few per cent at most.
@@ -73,14 +74,12 @@ def compile_model(
     Raises:
         ConfigurationError: the model cannot be loaded.
     """
-    packages = Packages(place.cache)
+    packages, records = Packages(place.cache), Records(place.cache)
     loaded = load(folder)
-    tuned = Records(place.cache).read_tuned(tuning_key(loaded, place.device, place.threads))
+    if never := ruled_out(folder.card):
+        return Judged(folder.name, loaded.version, never)
+    tuned = records.read_tuned(tuning_key(loaded, place.device, place.threads))
     model = ServedModel(loaded, folder.card, place.device, tuned)
-    if folder.card.optimize == "eager":
-        return Judged(folder.name, loaded.version, Verdict("off", "optimize = eager on its card"))
-    if "repeatable" in folder.card.proof.waive:
-        return Judged(folder.name, loaded.version, NOT_REPEATABLE)
     if why := packages.writable():
         return Judged(folder.name, loaded.version, Verdict("unsafe-cache", why))
     key = model.artefact_key(place.threads)
@@ -88,8 +87,7 @@ def compile_model(
         if (known := packages.read(key)) and not anew and (not thorough or is_thorough(known)):
             return Judged(folder.name, loaded.version, known)
         began = time.perf_counter()
-        kept = Records(place.cache).read(key)
-        model.tune(tunings.get(loaded.version) or (kept.tuning if kept else None), place.threads)
+        model.tune(tunings.get(loaded.version) or records.read_tuning(key), place.threads)
         try:
             need_compiler()
             verdict, winner = _judge(model, place, pictures(model), Path(work), thorough)
@@ -130,7 +128,8 @@ def _judge(model: ServedModel, place: Place, real: Tensor, work: Path, thorough:
         built.append(Built(name, file, load_package(file, place.device)))
     made_up = probes(model.cap, model.loaded.input.crop)
     eager = model.tuning
-    timings = {f"eager, {name}": model.times(Tuning(name, eager.threads)) for name in FORMATS}
+    others = [name for name in FORMATS if name != eager.memory_format]
+    timings = {f"eager, {name}": model.times(Tuning(name, eager.threads)) for name in others}
     model.apply(eager)
     with torch.inference_mode():
         agreements = {one.name: agreement(model, one.forward, torch.cat([made_up, real])) for one in built}
@@ -141,9 +140,8 @@ def _judge(model: ServedModel, place: Place, real: Tensor, work: Path, thorough:
             raise CannotCompileError("differs", f"{words} allowed")
         timings |= race(model, {f"eager, {eager.memory_format}": None} | {one.name: one.forward for one in right})
         best = min(right, key=lambda one: score(timings[one.name]))
-        model.run_package(best.forward, best.name)
-        probe = model.probe()
-        model.run_eager()
+        with model.on_trial(best.forward):
+            probe = model.probe()
     share = score(timings[best.name]) / score(timings[f"eager, {eager.memory_format}"])
     found = agreements[best.name]
     verdict = Verdict(
@@ -181,11 +179,9 @@ def agreement(model: ServedModel, forward: Callable[[Tensor], Any], inputs: Tens
     by_size = []
     for size in model.sizes:
         batches = [inputs[start : start + size] for start in range(0, len(inputs) - len(inputs) % size, size)]
-        model.run_eager()
         eager = torch.cat([model.run_batch(batch).float().cpu() for batch in batches])
-        model.run_package(forward, "on trial")
-        compiled = torch.cat([model.run_batch(batch).float().cpu() for batch in batches])
-        model.run_eager()
+        with model.on_trial(forward):
+            compiled = torch.cat([model.run_batch(batch).float().cpu() for batch in batches])
         scale = float(eager.abs().max()) or 1.0
         if not math.isfinite(scale):
             raise CannotCompileError("differs", "the eager outputs are not all finite, so nothing can be held to them")
@@ -202,12 +198,10 @@ def race(model: ServedModel, forwards: Mapping[str, Callable[[Tensor], Any] | No
     best: dict[str, dict[int, float]] = {name: {} for name in forwards}
     for _ in range(TURNS):
         for name, forward in forwards.items():
-            if forward:
-                model.run_package(forward, "on trial")
-            for size in model.sizes:
-                seconds = model.best_of(size, FORWARDS)
-                best[name][size] = min(seconds, best[name].get(size, seconds))
-            model.run_eager()
+            with model.on_trial(forward) if forward else contextlib.nullcontext():
+                for size in model.sizes:
+                    seconds = model.best_of(size, FORWARDS)
+                    best[name][size] = min(seconds, best[name].get(size, seconds))
     return best
 
 

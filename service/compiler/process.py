@@ -7,14 +7,13 @@ import contextlib
 import os
 import signal
 import socket
-import tempfile
 from pathlib import Path
 
 import structlog
 import torch
 
 from service.allocator import keep_freed_memory
-from service.child import Control, begin_child, run_loop
+from service.child import Control, begin_child, run_loop, use_temporary
 from service.compiler.compile import Place, compile_model
 from service.compiler.photographs import photographs
 from service.engine.wire import Optimized
@@ -35,8 +34,8 @@ def main(control: socket.socket, spec: CompilerSpec) -> None:
     os.nice(NICE)
     with contextlib.suppress(OSError):  # where memory is short, rather this process than one that serves
         Path("/proc/self/oom_score_adj").write_text("1000")
-    os.environ["TMPDIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(spec.temporary)
-    tempfile.tempdir = None
+    use_temporary(spec.temporary)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(spec.temporary)
     keep_freed_memory()
     run_loop(_compile_all(control, spec))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -57,7 +58,7 @@ class ServedModel:
         self._card = card
         self._device = device
         self.module = loaded.module.to(device)
-        self.dtype = getattr(torch, card.dtype)
+        self._dtype = getattr(torch, card.dtype)
         self._forward: Callable[[Tensor], Any] = self._eager
         self._package = ""
         self._mean = torch.tensor(loaded.input.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
@@ -104,15 +105,24 @@ class ServedModel:
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """What the module sees of pixels on the device, in the memory format that was chosen."""
-        return normalise(pixels, self._mean, self._std, self.dtype, FORMATS[self.tuning.memory_format])
+        return normalise(pixels, self._mean, self._std, self._dtype, FORMATS[self.tuning.memory_format])
 
     def entry(self) -> Entry:
         """What a compiler makes a package of: all that `run_batch` does on the device."""
-        return Entry(self.module, self._mean, self._std, FORMATS[self.tuning.memory_format])
+        return Entry(self.module, self._mean, self._std, self._dtype, FORMATS[self.tuning.memory_format])
 
     def run_package(self, package: Callable[[Tensor], Any], sha256: str) -> None:
         """Answer with this from now on."""
         self._forward, self._package = package, sha256
+
+    @contextlib.contextmanager
+    def on_trial(self, package: Callable[[Tensor], Any]) -> Iterator[None]:
+        """Answer with this inside, and eager again after it."""
+        self.run_package(package, "on trial")
+        try:
+            yield
+        finally:
+            self.run_eager()
 
     def use_package(self, packages: Packages, key: str, verdict: Verdict) -> None:
         """Answer with the package that a verdict names, in this thread's mode, which is inference mode.
@@ -125,9 +135,10 @@ class ServedModel:
             self.run_eager()
             eager = self.run_batch(self._probe)
             self.run_package(load_package(file, self._device), verdict.sha256)
-            if self.probe() != verdict.probe:
+            compiled = self.run_batch(self._probe)
+            if bits(compiled) != verdict.probe:
                 raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")
-            found = float(distance([eager], [self.run_batch(self._probe)])) / (float(eager.abs().max()) or 1.0)
+            found = distance([eager], [compiled]) / (float(eager.abs().max()) or 1.0)
             if found > tolerance_of(self.module):  # the module may have changed in what it imports, which no key covers
                 raise RefusedPackageError(
                     f"{file} differs from what eager answers now by {found:.1e} of the largest output"

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import socket
-import tempfile
 import time
 
 import structlog
 import torch
 
 from service.allocator import keep_freed_memory
-from service.child import Control, begin_child, run_loop
+from service.child import Control, begin_child, run_loop, use_temporary
 from service.engine.aboard import Aboard
 from service.engine.batcher import Request
 from service.engine.runner import Answer, Job
@@ -33,8 +31,7 @@ PULSE_SECONDS = 0.25
 def main(control: socket.socket, spec: EngineSpec) -> None:
     """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor."""
     begin_child(f"engine {spec.device}", spec.settings)
-    os.environ["TMPDIR"] = str(spec.temporary)  # what a model unpacks there is wiped when this process is gone
-    tempfile.tempdir = None
+    use_temporary(spec.temporary)
     keep_freed_memory()
     run_loop(Engine(spec).serve(control))
 

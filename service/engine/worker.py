@@ -29,8 +29,8 @@ from service.engine.wire import Failure, ModelState, Result
 from service.errors import ConfigurationError, DeadlineExceeded
 from service.loader.artefact import Records
 from service.loader.load import load
-from service.loader.packages import Packages
-from service.loader.report import NOT_REPEATABLE, PENDING, Record, Report, Tuning, Verdict
+from service.loader.packages import Packages, ruled_out
+from service.loader.report import PENDING, Record, Report, Tuning, Verdict
 from service.loader.repository import ModelFolder
 from service.metrics import Metrics
 from service.specs import ExitCode
@@ -146,7 +146,9 @@ class Worker(threading.Thread):
             tuned = self._records.read_tuned(tuning_key(loaded, self._device, self._threads))
             model = ServedModel(loaded, folder.card, self._device, tuned)
             verdict = self._verdicts[folder.name] = self._read_verdict(folder, model)
-            model.tune(verdict.tuning or self._known_tuning(model), self._threads)
+            key = model.artefact_key(self._threads)
+            known = verdict.tuning or self._tunings.get(loaded.version) or self._records.read_tuning(key)
+            model.tune(known, self._threads)
         except ConfigurationError as error:
             return self._failed(state, str(error))
         except Exception as error:
@@ -155,17 +157,11 @@ class Worker(threading.Thread):
         self._models[folder.name] = model
         return model.state(state, verdict)
 
-    def _known_tuning(self, model: ServedModel) -> Tuning | None:
-        if known := self._tunings.get(model.loaded.version):
-            return known
-        kept = self._records.read(model.artefact_key(self._threads))
-        return kept.tuning if kept else None
-
     def _read_verdict(self, folder: ModelFolder, model: ServedModel) -> Verdict:
-        if not self._optimize or folder.card.optimize == "eager":
+        if not self._optimize:
             return Verdict("off", "optimize = eager")
-        if "repeatable" in folder.card.proof.waive:
-            return NOT_REPEATABLE
+        if never := ruled_out(folder.card):
+            return never
         return self._packages.read(model.artefact_key(self._threads)) or PENDING
 
     def _use_package(self, model: ServedModel, verdict: Verdict) -> Verdict:

@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 import service
-from service.loader.report import Record, Tuned
+from service.loader.report import Record, Tuned, Tuning
 
 log = structlog.get_logger()
 
@@ -55,6 +55,11 @@ class Records:
         record = read_struct(self._proofs / f"{key}.json", Record)
         return record if record and record.report.passed else None
 
+    def read_tuning(self, key: str) -> Tuning | None:
+        """How a model was measured to be fastest when it was proven, or None."""
+        record = self.read(key)
+        return record.tuning if record else None
+
     def write(self, key: str, record: Record) -> None:
         """Keep a record; where that cannot be, nothing is kept, and the log says so."""
         file = self._proofs / f"{key}.json"
@@ -90,9 +95,13 @@ def read_struct(file: Path, kind: type[Kept]) -> Kept | None:
 
 
 def write_struct(file: Path, content: object) -> None:
-    """Whole or not at all, whoever else writes."""
-    partial = file.with_suffix(f".{os.getpid()}")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial.write_bytes(msgspec.json.encode(content))
-    partial.chmod(0o600)  # whatever the umask: what is here decides what runs
+    write_whole(file, msgspec.json.encode(content))
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Whole or not at all, whoever else writes; for its owner alone, since what is here decides what runs."""
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        out.write(content)
     partial.replace(file)

@@ -35,17 +35,25 @@ class CannotCompileError(Exception):
         super().__init__(detail)
         self.state = state
 
+    @classmethod
+    def because(cls, state: str, what: str, error: Exception) -> CannotCompileError:
+        """Of what a part of torch raised; its messages run to pages."""
+        words = (str(error).strip().splitlines() or ["no more is known"])[0][:300]
+        return cls(state, f"{what}: {type(error).__name__}: {words}")
+
 
 class Entry(nn.Module):
     """What is compiled: `(N, 3, H, W) uint8` to what the module gives."""
 
-    def __init__(self, module: nn.Module, mean: Tensor, std: Tensor, memory_format: torch.memory_format) -> None:
+    def __init__(
+        self, module: nn.Module, mean: Tensor, std: Tensor, dtype: torch.dtype, memory_format: torch.memory_format
+    ) -> None:
         super().__init__()
         self.module = module
         self.mean = nn.Buffer(mean)
         self.std = nn.Buffer(std)
+        self._dtype = dtype
         self._memory_format = memory_format
-        self._dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
         self.eval()
 
     def forward(self, pixels: Tensor) -> Any:
@@ -75,8 +83,7 @@ def export(entry: Entry, cap: int, side: int, device: torch.device) -> torch.exp
         with torch.no_grad():
             program = torch.export.export(entry, (example,), dynamic_shapes=shapes)
     except Exception as error:  # the operator's code, and whatever export thinks of it
-        words = (str(error).strip().splitlines() or ["no more is known"])[0][:300]
-        raise CannotCompileError("not-exportable", f"torch.export: {type(error).__name__}: {words}") from error
+        raise CannotCompileError.because("not-exportable", "torch.export", error) from error
     if found := unfit(program):
         raise CannotCompileError("not-exportable", found)
     return program
@@ -116,8 +123,7 @@ def package(program: torch.export.ExportedProgram, file: Path, threads: int, max
         with contextlib.redirect_stderr(io.StringIO()), torch.no_grad():  # autotuning writes tables there
             torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
     except Exception as error:
-        words = (str(error).strip().splitlines() or ["no more is known"])[0][:300]
-        raise CannotCompileError("failed", f"AOTInductor: {type(error).__name__}: {words}") from error
+        raise CannotCompileError.because("failed", "AOTInductor", error) from error
 
 
 def load_package(file: Path, device: torch.device) -> Callable[[Tensor], Any]:

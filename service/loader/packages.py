@@ -15,12 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import structlog
 
-from service.loader.artefact import read_struct, write_struct
+from service.loader.artefact import read_struct, write_struct, write_whole
+from service.loader.card import Card
 from service.loader.report import Verdict
-
-log = structlog.get_logger()
 
 #: Of all packages so many are kept, the latest used: more than anybody serves at once.
 MOST_PACKAGES = 64
@@ -30,6 +28,15 @@ MOST_DEATHS = 2
 
 class RefusedPackageError(Exception):
     """A package is not what its verdict says, or not ours; the message says how."""
+
+
+def ruled_out(card: Card) -> Verdict | None:
+    """Why no package may answer for this model, whatever the machine; None where one may."""
+    if card.optimize == "eager":
+        return Verdict("off", "optimize = eager on its card")
+    if "repeatable" in card.proof.waive:
+        return Verdict("off", "its card waives repeatable, and a package is known by the bits of its answers")
+    return None
 
 
 class Packages:
@@ -113,10 +120,7 @@ class Packages:
             content = package.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             verdict = msgspec.structs.replace(verdict, package=f"{key}-{digest[:12]}.pt2", sha256=digest)
-            partial = self._folder / f"{key}.{os.getpid()}.partial"
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-                out.write(content)
-            partial.replace(self._folder / verdict.package)
+            write_whole(self._folder / verdict.package, content)
         write_struct(self._folder / f"{key}.json", verdict)
         for older in self._folder.glob(f"{key}-*.pt2"):
             if older.name != verdict.package:

@@ -189,7 +189,6 @@ class Verdict(msgspec.Struct, frozen=True):
     made: str = ""
 
 
-NOT_REPEATABLE = Verdict("off", "its card waives repeatable, and a package is known by the bits of its answers")
 PENDING = Verdict("pending", "it answers eager until its package is built")
 
 

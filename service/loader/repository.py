@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from service.errors import ConfigurationError
 from service.loader.card import CARD_FILE, Card, read_card
@@ -79,6 +81,21 @@ def choose_default(models: dict[str, ModelFolder], wanted: str | None) -> str:
     if wanted is None and len(models) > 1:
         raise ConfigurationError.at("settings", "default_model", "is not set", f"choose one of {names}")
     return wanted or next(iter(models))
+
+
+Folder = TypeVar("Folder")
+
+
+def pick(folders: Mapping[str, Folder], names: Sequence[str], command: str) -> dict[str, Folder]:
+    """Those of the folders that a command was given the names of.
+
+    Raises:
+        ConfigurationError: there is no such model.
+    """
+    if missing := [name for name in names if name not in folders]:
+        there = ", ".join(sorted(folders))
+        raise ConfigurationError([f"{command}: there is no model {missing[0]!r}; there are {there}"])
+    return {name: folders[name] for name in names}
 
 
 def package_file(location: str) -> Path | None:
