@@ -28,7 +28,7 @@ from service.loader.repository import Catalogue
 from service.metrics import Metrics
 from service.processes import Child, ForkServer, wait_for_end
 from service.settings import Settings
-from service.specs import EngineSpec
+from service.specs import EngineSpec, ExitCode
 
 log = structlog.get_logger()
 
@@ -140,6 +140,9 @@ class Generations:
         for name in names:
             device = self.devices[name] = Device(name, Waiting(name, "", time.monotonic()))
             device.vacate()
+            self._metrics.engine_up.labels(name).set(0)
+            for code in ExitCode:  # alerts look for increases, which a counter that appears at 1 does not show
+                self._metrics.engine_restarts.labels(name, code.cause)
             self._spawn(self._keep_up(device))
 
     def living(self) -> list[Engine]:

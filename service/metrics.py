@@ -74,12 +74,23 @@ class Metrics:
         )
         self.model_memory = latest("model_memory_bytes", "Memory that the model holds.", "model", "kind")
         self.process_memory = gauge("process_memory_bytes", "Memory by role of process.", "role", "kind")
+        self.memory_limit = latest(
+            "memory_limit_bytes", "Memory limit of the cgroup the server runs in; absent without one.", "cgroup"
+        )
+        self.memory_usage = latest(
+            "memory_usage_bytes", "What counts against that limit and cannot be dropped: the working set.", "cgroup"
+        )
         self.device_memory = latest("device_memory_bytes", "Memory of torch's allocator.", "device", "kind")
         self.model_info = latest("model_info", "What is served.", "model", "version", "task", "device")
         self.build_info = latest("build_info", "What is running.", "version", "torch", "python")
 
     def announce_build(self, torch_version: str) -> None:
         self.build_info.labels(service.__version__, torch_version, platform.python_version()).set(1)
+
+
+#: What an alert counts exists at 0 before it happens: a counter that appears at 1 has not increased.
+SERVER_ERRORS = ("500", "503", "504")
+UNAVAILABLE = ("overloaded", "not_ready", "not_replayed", "draining")
 
 
 class RequestMetrics:
@@ -90,6 +101,10 @@ class RequestMetrics:
         self.duration = metrics.request_duration.labels(model)
         self.decode = metrics.stage_duration.labels(model, "decode")
         self.ok = metrics.requests.labels(model, "gradless", "200")
+        for status in SERVER_ERRORS:
+            metrics.requests.labels(model, "gradless", status)
+        for reason in UNAVAILABLE:
+            metrics.rejected.labels(model, reason)
         self.requests_in_flight = 0
 
     def count_in_flight(self, change: int) -> None:

@@ -29,6 +29,7 @@ from service.errors import ConfigurationError
 from service.generations import ENGINE_DRAIN_SECONDS, Device, Generations
 from service.launch import run_front_end
 from service.loader.repository import Catalogue, ModelFolder
+from service.memory_limit import sample_limit
 from service.metrics import Metrics
 from service.process_memory import sample_memory
 from service.processes import Child, ForkServer, wait_for_end
@@ -250,6 +251,7 @@ class Supervisor:
         roles["front-end"] = [front_end.child.pid for front_end in self._front_ends.values()]
         roles["fork-server"] = [self._fork_server.pid]
         sample_memory(self._metrics.process_memory, roles, pss)
+        sample_limit(self._metrics.memory_limit, self._metrics.memory_usage)
 
     def _watched(self) -> list[tuple[Child, Path]]:
         """What the watchdog looks after: engines that serve. One that loads may well be silent for long."""

@@ -198,6 +198,7 @@ class Worker(threading.Thread):
         for size, seconds in report.figures.batch_seconds.items():
             self._pace.record(state.name, size, seconds)
         self._metrics.seal_intact.labels(state.name).set(1)
+        self._metrics.grad_graph_violations.labels(state.name)  # an alert looks for its increase from 0
         for rule in report.waivers:
             self._metrics.rule_waived.labels(state.name, rule).set(1)
         for kind, size in model.loaded.memory.items():
@@ -241,6 +242,7 @@ class Worker(threading.Thread):
 
     def _failed(self, state: ModelState, detail: str) -> ModelState:
         log.error("model failed", model=state.name, detail=detail)
+        self._metrics.self_check_passed.labels(state.name).set(0)  # one that does not even load has not passed either
         return ModelState(state.name, "failed", required=state.required, detail=detail)
 
     def _step(self) -> None:

@@ -36,7 +36,7 @@ from service.engine.wire import (
     Retire,
     Waiting,
 )
-from service.errors import Refusal
+from service.errors import Refusal, TooManyConnections
 from service.frontend import documentation
 from service.frontend.connection import Limits
 from service.frontend.first import PredictFirst
@@ -72,6 +72,7 @@ class FrontEnd:
         self._tasks: set[asyncio.Task[None]] = set()
         self.metrics = Metrics(f"frontend-{spec.number}", spec.metrics)
         self.metrics.announce_build(torch.__version__)
+        self.metrics.rejected.labels("unknown", TooManyConnections.name)  # an alert looks for its increase from 0
         self.client = EngineClient(spec.start, self._settings.max_queued_examples, self.metrics)
         self.client.default_model = spec.default_model
         self.reloading = Reloading(False, 0, "")

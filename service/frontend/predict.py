@@ -81,6 +81,8 @@ class Predictor:
         self._keys = keys
         self._request_metrics: dict[str, RequestMetrics] = {}
         self._decoders: dict[str, tuple[dict[str, Any], ImageDecoder]] = {}
+        for name in client.models:
+            self._metrics_of(name)
 
     async def answer(self, request: Request, model: str | None) -> Response:
         """The response to a request for a model; None is the default model.

@@ -1,0 +1,141 @@
+"""What is shipped for Prometheus, held against promtool and against the metrics that there are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.prometheus import MISSING, SHIPPED, is_missing, shipped_alerts, shipped_rules, shorten_rules
+
+pytestmark = pytest.mark.skipif(is_missing(), reason=MISSING)
+
+RULES = sorted((SHIPPED / "rules").glob("*.yml"))
+TESTS = sorted((SHIPPED / "tests").glob("*.yml"))
+ALERTS = shipped_alerts()
+#: In an alert's expression, with what it is compared to.
+COMPARISON = re.compile(r"(?:>|==) [\d.]+(?: \* [\d.]+)?")
+
+
+def promtool(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["promtool", *map(str, words)], capture_output=True, text=True, timeout=60)
+
+
+def assert_fine(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_configuration_and_the_rules_it_names_are_in_order():
+    checked = promtool("check", "config", SHIPPED / "prometheus.yml")
+    assert_fine(checked)
+    assert f"{len(RULES)} rule files found" in checked.stdout
+
+
+def test_the_rules_are_in_order():
+    assert_fine(promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES))
+
+
+def test_the_rules_do_what_their_unit_tests_say():
+    assert_fine(promtool("test", "rules", *TESTS))
+
+
+def looked_at() -> list[tuple[str, bool]]:
+    """Each expression of the unit tests, and whether it is said to have a value."""
+    groups = [group for file in TESTS for group in yaml.safe_load(file.read_text())["tests"]]
+    return [(test["expr"], bool(test.get("exp_samples"))) for group in groups for test in group["promql_expr_test"]]
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not(alert):
+    cases = {has_value for expression, has_value in looked_at() if f'alertname="{alert}"' in expression}
+    assert cases == {True, False}
+
+
+@pytest.mark.parametrize("record", [rule["record"] for rule in shipped_rules() if "record" in rule])
+def test_every_recording_rule_has_a_case_that_says_its_value(record):
+    assert any(record in expression and has_value for expression, has_value in looked_at())
+
+
+@pytest.mark.parametrize("instead", ["always", "never"])
+@pytest.mark.parametrize("alert", ALERTS)
+def test_the_unit_tests_notice_an_alert_whose_condition_is_gone(tmp_path, alert, instead):
+    shutil.copytree(SHIPPED, tmp_path / "prometheus")
+    for file in (tmp_path / "prometheus" / "rules").glob("*.yml"):
+        content = yaml.safe_load(file.read_text())
+        for group in content["groups"]:
+            for rule in group["rules"]:
+                if rule.get("alert") == alert:
+                    before = rule["expr"]
+                    rule["expr"] = COMPARISON.sub("> -1" if instead == "always" else "> 1e12", before)
+                    assert rule["expr"] != before
+                    if alert == "GradlessDown" and instead == "never":
+                        rule["expr"] = rule["expr"].replace("or absent", "and absent")
+        file.write_text(yaml.safe_dump(content))
+    tests = [file for file in (tmp_path / "prometheus" / "tests").glob("*.yml") if f'"{alert}"' in file.read_text()]
+    assert len(tests) == 1
+    assert promtool("test", "rules", *tests).returncode != 0
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_every_alert_says_how_bad_it_is_what_it_is_and_what_to_do(alert):
+    rule = ALERTS[alert]
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
+    assert rule["annotations"]["summary"]
+    assert len(rule["annotations"]["description"].split()) > 15
+    assert rule["annotations"]["runbook"] == f"docs/deploy.md#{alert.lower()}"
+
+
+@pytest.fixture(scope="module")
+def served_names(tmp_path_factory) -> dict[str, set[str]]:
+    """The names under which /metrics tells each metric, with its labels. A child asks: Metrics sets what is global."""
+    code = (
+        "import sys, pathlib\n"
+        "from service.metrics import Metrics\n"
+        "for each in vars(Metrics('asked', pathlib.Path(sys.argv[1]))).values():\n"
+        "    print(each._type, each._name, *each._labelnames)\n"
+    )
+    folder = tmp_path_factory.mktemp("metrics")
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    endings = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+    names = {}
+    for kind, name, *labels in map(str.split, done.stdout.splitlines()):
+        names |= {name + ending: {*labels, *(["le"] if ending == "_bucket" else [])} for ending in endings[kind]}
+    return names
+
+
+def test_every_metric_that_rules_ask_for_exists_with_the_labels_they_ask_for(served_names):
+    recorded = {rule["record"] for rule in shipped_rules() if "record" in rule}
+    asked = set()
+    for rule in shipped_rules():
+        for name, matchers in re.findall(r"((?:[a-z_]+:)?gradless_[a-z0-9_:]+)(?:\{([^}]*)\})?", rule["expr"]):
+            asked.add(name)
+            if name in recorded:
+                continue
+            assert name in served_names, f"{name}: there is no such metric"
+            assert set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", matchers)) <= served_names[name], name
+    assert recorded - asked == set(), "recorded and asked for by no rule"
+
+
+def test_shortening_touches_durations_and_nothing_else():
+    text = """
+groups:
+  - name: some
+    rules:
+      - {record: 'a:b:rate5m', expr: 'rate(x_total{le="0.5"}[5m]) > 14.4 * 0.01 unless y:z:ratio_rate1h offset 10m'}
+      - {alert: A, expr: 'x > 0', for: 2m, labels: {severity: page}, annotations: {summary: for 5m}}
+"""
+    first, second = yaml.safe_load(shorten_rules(text, 100))["groups"][0]["rules"]
+    assert first == {
+        "record": "a:b:rate5m",
+        "expr": 'rate(x_total{le="0.5"}[3000ms]) > 14.4 * 0.01 unless y:z:ratio_rate1h offset 6000ms',
+    }
+    assert second["for"] == "1200ms"
+    assert second["annotations"] == {"summary": "for 5m"}
