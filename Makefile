@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick lint bench faults models docs figures soak debian
+.PHONY: help serve test quick lint bench faults models docs figures soak lock debian
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,17 @@ figures: $(INSTALLED)  ## Measure and draw the figures of docs/gradient-control.
 
 soak: $(INSTALLED) debian  ## The long forms of the timed tests
 	$(BIN)/python -m pytest -m soak -s --timeout 3600 $(ARGS)
+
+# Of the versions in .venv, which the tests ran with. What depends on the device is in a file of its own, which an index
+# of torch wheels takes the place of.
+LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version 3.11 \
+	--generate-hashes --constraints .venv/versions.txt
+DEVICE := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==.*
+lock: $(INSTALLED)  ## Write the versions and hashes that an image is built from: deploy/requirements*.lock
+	$(BIN)/python -m pip freeze --exclude-editable >.venv/versions.txt
+	printf 'torch\ntorchvision\n' | $(LOCK) - --output-file deploy/requirements-torch.lock
+	$(LOCK) pyproject.toml $$(sed -nE 's/$(DEVICE)/--no-emit-package=\1/p' deploy/requirements-torch.lock) \
+		--output-file deploy/requirements.lock
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv

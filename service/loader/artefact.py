@@ -5,6 +5,7 @@ A file's name is the artefact key: it changes with anything that could change wh
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -66,6 +67,9 @@ class Records:
         try:
             write_struct(file, record)
         except OSError as error:
+            if error.errno == errno.EROFS:  # as it is meant to be in a container
+                log.info("proof not kept", cache="read-only", then="each start runs the whole proof")
+                return
             words = "each start runs the whole proof; set --cache to a folder that can be written"
             log.warning("proof not kept", file=str(file), error=error.strerror, then=words)
 

@@ -129,6 +129,8 @@ def package(program: torch.export.ExportedProgram, file: Path, threads: int, max
 def load_package(file: Path, device: torch.device) -> Callable[[Tensor], Any]:
     """The function that a package holds. Native code: whoever calls this has looked at whose file it is."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
+    # Where there is no compiler, torch calls the package outdated and loads it as it should.
+    logging.getLogger("torch._inductor.package.package").setLevel(logging.ERROR)
     index = device.index if device.index is not None else -1
     return torch._inductor.aoti_load_package(str(file), device_index=index)
 
