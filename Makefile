@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick lint bench faults models docs figures soak lock debian
+.PHONY: help serve test quick lint bench faults models docs figures soak lock deploy-test debian containers
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 serve: $(INSTALLED)  ## Serve the models of models/ on port 8000 (ARGS="--port 9000" …)
 	$(BIN)/gradless serve $(ARGS)
@@ -40,6 +40,10 @@ docs: $(INSTALLED)  ## The documentation as pages, in site/
 figures: $(INSTALLED)  ## Measure and draw the figures of docs/gradient-control.md again
 	$(BIN)/python -m service.audit.gallery docs/figures
 
+deploy-test: $(INSTALLED) debian containers  ## The image, the manifests and clusters for real (30 minutes, 25 GB of disk)
+	$(BIN)/python -m pip install --quiet --editable '.[test,ray]'
+	$(BIN)/python -m pytest -m deploy --timeout 1500 $(ARGS)
+
 soak: $(INSTALLED) debian  ## The long forms of the timed tests
 	$(BIN)/python -m pytest -m soak -s --timeout 3600 $(ARGS)
 
@@ -68,4 +72,14 @@ debian:
 		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 			prometheus libfaketime haproxy >/dev/null || \
 		echo "Debian's packages prometheus, libfaketime and haproxy are missing and could not be installed" >&2; \
+	fi
+
+# What builds and runs an image without a registry.
+containers:
+	@if ! command -v buildah podman runc mmdebstrap >/dev/null; then \
+		sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$sudo apt-get update -qq && \
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			buildah podman runc mmdebstrap >/dev/null || \
+		echo "Debian's packages buildah, podman, runc and mmdebstrap are missing and could not be installed" >&2; \
 	fi
