@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test quick lint bench faults models docs figures soak lock deploy-test debian containers
+.PHONY: help serve test quick lint bench faults models docs figures soak lock manifests deploy-test debian containers
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -57,6 +57,9 @@ lock: $(INSTALLED)  ## Write the versions and hashes that an image is built from
 	printf 'torch\ntorchvision\n' | $(LOCK) - --output-file deploy/requirements-torch.lock
 	$(LOCK) pyproject.toml $$(sed -nE 's/$(DEVICE)/--no-emit-package=\1/p' deploy/requirements-torch.lock) \
 		--output-file deploy/requirements.lock
+
+manifests: $(INSTALLED)  ## Write again what deploy/kubernetes/ holds of rules and models
+	$(BIN)/python -m tests.support.manifests
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,77 @@
+"""Where a server writes: what a container with a read-only file system has to give it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.server import Server, wait_for
+from tests.support.tiny import tiny_at
+
+
+def is_file_of_a_folder(path: Path) -> bool:
+    """Not a device, a pipe or a socket; /dev/shm holds files."""
+    return path.is_absolute() and (not path.is_relative_to("/dev") or path.is_relative_to("/dev/shm"))
+
+
+def open_for_writing(server: Server) -> set[Path]:
+    """Files that a process of the server may write to, or has mapped so that what it writes is the file's."""
+    found = set()
+    for process in server.tree():
+        root = Path("/proc", str(process.pid))
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            for line in (root / "maps").read_text().splitlines():
+                _, mode, _, _, _, *path = line.split(maxsplit=5)
+                found |= {Path(*path)} if mode.endswith("s") and "w" in mode else set()
+        for descriptor in root.glob("fd/*"):
+            with contextlib.suppress(OSError):  # it was closed meanwhile
+                flags = re.search(r"^flags:\s+(\d+)", (root / "fdinfo" / descriptor.name).read_text(), re.MULTILINE)
+                found |= {descriptor.readlink()} if int(flags[1], 8) & (os.O_WRONLY | os.O_RDWR) else set()
+    return {path for path in found if is_file_of_a_folder(path)}
+
+
+def written_by_a_server(folder: Path, **variables: str) -> tuple[set[Path], set[Path]]:
+    """What a server of a tiny model writes in a life with a request and a reload: under its TMPDIR, and elsewhere."""
+    models = tiny_at(folder / "models").parent
+    before = set(folder.rglob("*"))
+    with Server(models, "--optimize", "auto", environment=variables) as server:
+        server.started().wait_ready()
+        picture = {"instances": [[[[1, 2, 3]] * 8] * 8]}
+        assert httpx.post(f"{server.url}/predict", json=picture, timeout=30).status_code == 200
+        found = open_for_writing(server)
+        httpx.post(f"{server.url}/models/reload")
+        for engines in (2, 1):
+            wait_for(lambda: len(server.pids("gradless: engine")) == engines, 30, f"{engines} engines")  # noqa: B023
+            found |= open_for_writing(server)
+        temporary = Path(server.temporary.name)
+        assert server.stop() == 0
+    inside = {file for file in found if file.is_relative_to(temporary)}
+    return inside, found - inside | set(folder.rglob("*")) - before
+
+
+@pytest.fixture
+def surroundings(tmp_path, monkeypatch) -> dict[str, str]:
+    """A home and a working directory of the server's own, and a cache that it cannot write, as in the image."""
+    for name in ("home", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    return {"HOME": str(tmp_path / "home"), "GRADLESS_CACHE": "/dev/null/cache", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def test_a_server_writes_under_tmpdir_only_and_serves_with_a_cache_that_it_cannot_write(tmp_path, surroundings):
+    inside, elsewhere = written_by_a_server(tmp_path, **surroundings)
+    assert any("metrics" in file.parts for file in inside)
+    assert elsewhere == set()
+
+
+def test_what_is_written_elsewhere_is_noticed(tmp_path, surroundings):
+    surroundings |= {"GRADLESS_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "here")}
+    inside, elsewhere = written_by_a_server(tmp_path, **surroundings)
+    assert inside == set()
+    assert {"metrics", "cache"} <= {part for file in elsewhere for part in file.parts}
