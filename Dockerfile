@@ -43,19 +43,10 @@ RUN mkdir -p /opt/gradless/cache \
     && chmod -R a+rX /opt/gradless/cache
 
 FROM ${BASE}
-ARG VERSION=""
-ARG REVISION=""
-ARG CREATED=""
-LABEL org.opencontainers.image.title="gradless" \
-      org.opencontainers.image.description="Serves PyTorch models and proves that serving builds no gradient graph" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
 # The first process passes signals on and reaps whoever is left without a parent.
 # hadolint ignore=DL3008
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends tini && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin gradless
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends tini && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
+    && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin gradless
 COPY --from=dependencies /opt/gradless/venv /opt/gradless/venv
 COPY --from=app /opt/gradless/app /opt/gradless/app
 COPY --from=app /opt/gradless/sbom.cdx.json /opt/gradless/
@@ -67,6 +58,16 @@ ENV PATH=/opt/gradless/app/bin:/opt/gradless/venv/bin:$PATH \
     GRADLESS_HOST=0.0.0.0 \
     GRADLESS_MODELS=/models \
     GRADLESS_CACHE=/opt/gradless/cache
+# Last of what changes: a label is no reason to copy torch again.
+ARG VERSION=""
+ARG REVISION=""
+ARG CREATED=""
+LABEL org.opencontainers.image.title="gradless" \
+      org.opencontainers.image.description="Serves PyTorch models and proves that serving builds no gradient graph" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
 USER 10001
 WORKDIR /tmp
 EXPOSE 8000

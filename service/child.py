@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -32,6 +33,12 @@ def use_temporary(folder: Path) -> None:
     """What this process and its libraries unpack goes there, and is wiped by the supervisor when it is gone."""
     os.environ["TMPDIR"] = str(folder)
     tempfile.tempdir = None
+
+
+def prefer_to_be_killed(score: int) -> None:
+    """Out of memory the kernel rather ends this process than one whose loss costs more; 1000 is the most (proc(5))."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> NoReturn:

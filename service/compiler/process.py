@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
-from pathlib import Path
 
 import structlog
 import torch
 
 from service.allocator import keep_freed_memory
-from service.child import Control, begin_child, run_loop, use_temporary
+from service.child import Control, begin_child, prefer_to_be_killed, run_loop, use_temporary
 from service.compiler.compile import Place, compile_model
 from service.compiler.photographs import photographs
 from service.engine.wire import Optimized
@@ -32,8 +30,7 @@ def main(control: socket.socket, spec: CompilerSpec) -> None:
     begin_child(f"compiler {spec.device}", spec.settings)
     os.setpgid(0, 0)  # with the compilers that it starts it ends as one
     os.nice(NICE)
-    with contextlib.suppress(OSError):  # where memory is short, rather this process than one that serves
-        Path("/proc/self/oom_score_adj").write_text("1000")
+    prefer_to_be_killed(1000)  # rather than any that serves
     use_temporary(spec.temporary)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(spec.temporary)
     keep_freed_memory()

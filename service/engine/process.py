@@ -11,7 +11,7 @@ import structlog
 import torch
 
 from service.allocator import keep_freed_memory
-from service.child import Control, begin_child, run_loop, use_temporary
+from service.child import Control, begin_child, prefer_to_be_killed, run_loop, use_temporary
 from service.engine.aboard import Aboard
 from service.engine.batcher import Request
 from service.engine.runner import Answer, Job
@@ -32,6 +32,7 @@ def main(control: socket.socket, spec: EngineSpec) -> None:
     """Entry point of the process; `control` is the control socket, and lifeline, from the supervisor."""
     begin_child(f"engine {spec.device}", spec.settings)
     use_temporary(spec.temporary)
+    prefer_to_be_killed(500)  # its requests are replayed; a front end's connections would break
     keep_freed_memory()
     run_loop(Engine(spec).serve(control))
 

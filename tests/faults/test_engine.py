@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -37,6 +38,14 @@ def test_e1_five_kills_of_the_engine_fail_no_request_and_no_counter_falls(serve,
     assert server.metric("gradless_replayed_requests_total", model="one") > 0
     assert server.metric("gradless_batch_size_sum", model="one") >= len(traffic.answers)
     print("seconds from kill to answers:", [f"{seconds:.2f}" for seconds in recovered])
+
+
+def test_out_of_memory_the_kernel_takes_an_engine_and_no_process_that_holds_connections(serve, two_models):
+    server = serve(two_models, "--default-model", "one")
+    score = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (p.pid for p in server.tree())}
+    engine = score.pop(server.engine())
+    assert engine >= 500
+    assert max(score.values()) < engine
 
 
 POISONED = """\
