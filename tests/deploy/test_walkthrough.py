@@ -42,6 +42,15 @@ case "$1" in
     *) exec podman "$@" ;;
 esac
 """
+PODMAN = """\
+#!/bin/bash
+set -eu
+if [ "$1 $2" = "play kube" ] && [ -f "$3" ]; then
+    PYTHONPATH={root} {python} -m tests.support.containers <"$3" >"$3.here"
+    exec {podman} play kube "$3.here"
+fi
+exec {podman} "$@"
+"""
 OVERRIDE = """\
 services:
   gradless:
@@ -85,7 +94,10 @@ def clone(tmp_path_factory) -> Iterator[tuple[Path, dict[str, str]]]:
     tools = Path(sys.executable).parent
     script = DOCKER.format(base=BASE, compose=tools / "podman-compose", override=folder / "override.yaml")
     (folder / "bin" / "docker").write_text(script)
-    (folder / "bin" / "docker").chmod(0o755)
+    script = PODMAN.format(root=ROOT, python=sys.executable, podman=shutil.which("podman"))
+    (folder / "bin" / "podman").write_text(script)
+    for each in (folder / "bin").iterdir():
+        each.chmod(0o755)
     repository = folder / "gradless"
     files = run("git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
     for name in files:

@@ -8,6 +8,7 @@ import os
 import shutil
 import ssl
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ BASE, IMAGE = "localhost/gradless-base:local", "localhost/gradless:local"
 BUILD_SECONDS = 1500
 #: What ends a container, and starts it again, reads it too: so it is a file that stays.
 SETTINGS = Path(__file__).with_name("containers.conf")
+#: Where conmon leaves a file when the kernel ends something for its memory.
+LITTER = tempfile.TemporaryDirectory(prefix="gradless-podman-")
 #: As the manifest says it, in podman's words.
 SECURITY = [
     *("--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,exec,mode=1777,size=256m"),
@@ -49,7 +52,8 @@ def run(*command: object, limit: float = 120, **more: Any) -> str:
 
 
 def podman(*command: object, limit: float = 120) -> str:
-    return run("podman", *command, limit=limit, env=os.environ | {"CONTAINERS_CONF": str(SETTINGS)})
+    environment = os.environ | {"CONTAINERS_CONF": str(SETTINGS)}
+    return run("podman", *command, limit=limit, env=environment, cwd=LITTER.name)
 
 
 def make_base() -> None:
@@ -145,19 +149,11 @@ class Pod:
         [self.deployment] = [each for each in moved if each["kind"] == "Deployment"]
 
     def moved(self, port: int, operations: int) -> list[dict[str, Any]]:
-        """The documents with free ports, in the host's network: podman's own needs more than a test may install."""
+        """The documents with free ports."""
         text = yaml.safe_dump_all(self.documents)
         assert "8000" in text
         assert "9000" in text
-        moved = list(yaml.safe_load_all(text.replace("8000", str(port)).replace("9000", str(operations))))
-        for each in moved:
-            if each["kind"] == "ConfigMap" and "GRADLESS_PORT" in each["data"]:
-                each["data"]["GRADLESS_HOST"] = "127.0.0.1"
-            if each["kind"] == "Deployment":
-                pod = each["spec"]["template"]["spec"]
-                pod["hostNetwork"] = True
-                del pod["containers"][0]["ports"]
-        return moved
+        return in_the_hosts_network(text.replace("8000", str(port)).replace("9000", str(operations)))
 
     is_ready = Server.is_ready
     metric = Server.metric
@@ -185,6 +181,19 @@ class Pod:
         self.remove()
 
 
+def in_the_hosts_network(text: str) -> list[dict[str, Any]]:
+    """What was rendered, for a machine whose podman has no network of its own: that needs more than a test installs."""
+    objects = list(yaml.safe_load_all(text))
+    for each in objects:
+        if each["kind"] == "ConfigMap" and "GRADLESS_PORT" in each["data"]:
+            each["data"]["GRADLESS_HOST"] = "127.0.0.1"
+        if each["kind"] == "Deployment":
+            pod = each["spec"]["template"]["spec"]
+            pod["hostNetwork"] = True
+            del pod["containers"][0]["ports"]
+    return objects
+
+
 @contextlib.contextmanager
 def containers(*options: str) -> Iterator[list[Container]]:
     """Two of them."""
@@ -195,3 +204,7 @@ def containers(*options: str) -> Iterator[list[Container]]:
 def optimization(server: Container | Pod) -> str:
     """How the default model answers: `compiled`, or why not."""
     return str(httpx.get(f"{server.operations}/models/efficientnet_lite0", timeout=10).json()["optimization"]["state"])
+
+
+if __name__ == "__main__":
+    print(yaml.safe_dump_all(in_the_hosts_network(sys.stdin.read())))
