@@ -41,6 +41,7 @@ figures: $(INSTALLED)  ## Measure and draw the figures of docs/gradient-control.
 	$(BIN)/python -m service.audit.gallery docs/figures
 
 deploy-test: $(INSTALLED) debian containers  ## The image, the manifests and clusters for real (30 minutes, 25 GB of disk)
+	@test "$$(id -u)" = 0 || { echo "make deploy-test needs root, to build and limit containers: sudo make deploy-test" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --editable '.[test,ray]'
 	$(BIN)/python -m pytest -m deploy --timeout 1500 $(ARGS)
 
@@ -79,10 +80,11 @@ debian:
 
 # What builds and runs an image without a registry.
 containers:
-	@if ! command -v buildah podman runc mmdebstrap >/dev/null; then \
+	@for tool in buildah podman runc mmdebstrap catatonit; do command -v $$tool >/dev/null || missing=1; done; \
+	if [ "$$missing" ]; then \
 		sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$sudo apt-get update -qq && \
 		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			buildah podman runc mmdebstrap >/dev/null || \
-		echo "Debian's packages buildah, podman, runc and mmdebstrap are missing and could not be installed" >&2; \
+			buildah podman runc mmdebstrap catatonit >/dev/null || { \
+		echo "Debian's packages buildah, podman, runc, mmdebstrap and catatonit could not be installed" >&2; exit 1; }; \
 	fi

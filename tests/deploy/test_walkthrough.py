@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.deploy, pytest.mark.skipif(is_missing(), reason=MISSIN
 DOCUMENT = ROOT / "docs" / "deploy.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
 PORTS = (8000, 9000, 9090)
+CONTAINERS = ("gradless", "gradless_gradless_1", "gradless_prometheus_1")
+VOLUMES = {"gradless_prometheus", "gradless_grafana"}
 
 DOCKER = """\
 #!/bin/bash
@@ -84,6 +86,9 @@ def clone(tmp_path_factory) -> Iterator[tuple[Path, dict[str, str]]]:
     """A clone with a photograph, and the environment of its reader; leaves no container."""
     if taken := in_use():
         pytest.skip(f"the document's ports {taken} are in use on this machine")
+    there = podman("ps", "--all", "--format", "{{.Names}}").split() + podman("volume", "ls", "--quiet").split()
+    if somebodys := {*CONTAINERS, *VOLUMES} & set(there):
+        pytest.skip(f"there are {somebodys} on this machine, which the document would use")
     folder = tmp_path_factory.mktemp("reader")
     make_base()
     (folder / "Prometheus").write_text(PROMETHEUS)
@@ -107,10 +112,10 @@ def clone(tmp_path_factory) -> Iterator[tuple[Path, dict[str, str]]]:
     shutil.copy(Path(sklearn.__file__).parent / "datasets" / "images" / "flower.jpg", repository)
     path = f"{folder / 'bin'}:{tools}:{os.environ['PATH']}"
     yield repository, os.environ | {"PATH": path, "CONTAINERS_CONF": str(SETTINGS)}
-    podman("pod", "rm", "--force", "--ignore", "gradless-pod-0")
-    for name in ("gradless", "gradless_gradless_1", "gradless_prometheus_1"):
+    podman("pod", "rm", "--force", "--ignore", "gradless-pod-0", "gradless-pod")
+    for name in CONTAINERS:
         podman("rm", "--force", "--ignore", "--time", "0", name)
-    for volume in {"gradless_prometheus", "gradless_grafana"} & set(podman("volume", "ls", "--quiet").split()):
+    for volume in VOLUMES & set(podman("volume", "ls", "--quiet").split()):
         podman("volume", "rm", volume)
 
 

@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import yaml
@@ -36,7 +36,8 @@ SECURITY = [
     *("--cap-drop", "all", "--security-opt", "no-new-privileges"),
     *("--cpus", "2", "--memory", "2g", "--pids-limit", "512"),
 ]
-TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
+Startable = TypeVar("Startable", "Container", "Pod")
+TOOLS = ("buildah", "podman", "runc", "mmdebstrap", "catatonit")
 MISSING = f"one of {', '.join(TOOLS)} is missing, or this is not root; make deploy-test installs them"
 
 
@@ -87,6 +88,15 @@ def build() -> str:
     return podman("image", "inspect", IMAGE, "--format", "{{.Id}}").strip()
 
 
+def _started(one: Startable) -> Startable:
+    """What does not start leaves nothing either."""
+    try:
+        return one.start()
+    except BaseException:
+        one.remove()
+        raise
+
+
 class Container:
     """One container of the image on free ports of 127.0.0.1, limited as the manifest says."""
 
@@ -130,7 +140,7 @@ class Container:
         podman("rm", "--force", "--time", "0", self.name)
 
     def __enter__(self) -> Container:
-        return self.start()
+        return _started(self)
 
     def __exit__(self, *_: object) -> None:
         self.remove()
@@ -175,7 +185,7 @@ class Pod:
             podman("play", "kube", "--down", self._file)
 
     def __enter__(self) -> Pod:
-        return self.start()
+        return _started(self)
 
     def __exit__(self, *_: object) -> None:
         self.remove()
