@@ -56,7 +56,7 @@ DEVICE := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==.*
 lock: $(INSTALLED)  ## Write the versions and hashes that an image is built from: deploy/requirements*.lock
 	$(BIN)/python -m pip freeze --exclude-editable >.venv/versions.txt
 	printf 'torch\ntorchvision\n' | $(LOCK) - --output-file deploy/requirements-torch.lock
-	$(LOCK) pyproject.toml $$(sed -nE 's/$(DEVICE)/--no-emit-package=\1/p' deploy/requirements-torch.lock) \
+	$(LOCK) pyproject.toml --extra openvino $$(sed -nE 's/$(DEVICE)/--no-emit-package=\1/p' deploy/requirements-torch.lock) \
 		--output-file deploy/requirements.lock
 
 manifests: $(INSTALLED)  ## Write again what deploy/kubernetes/ holds of rules and models

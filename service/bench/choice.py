@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.loader.card import CARD_FILE, read_card
 from service.loader.repository import choose_default, find_models, pick
 from service.loader.weights import resolved_input
 from service.settings import Settings
@@ -26,11 +27,23 @@ def bench_models(settings: Settings, names: list[str]) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def folder_of_one(name: str, folder: Path) -> Iterator[Path]:
-    """A models folder with that model alone."""
+def folder_of_one(name: str, folder: Path, dtype: str = "") -> Iterator[Path]:
+    """A models folder with that model alone, of a card that says no `dtype` in that one."""
     with tempfile.TemporaryDirectory(prefix="gradless-bench-") as models:
-        Path(models, name).symlink_to(folder.resolve())
+        there = Path(models, name)
+        there.mkdir()
+        for file in folder.resolve().iterdir():
+            (there / file.name).symlink_to(file)
+        if dtype:
+            card = (there / CARD_FILE).read_text()
+            (there / CARD_FILE).unlink()
+            (there / CARD_FILE).write_text(f'dtype = "{dtype}"\n{card}')
         yield Path(models)
+
+
+def can_be_told_bfloat16(folder: Path) -> bool:
+    """Whether a model computes in float32, and its card leaves room to say otherwise."""
+    return "dtype" not in read_card(folder).model_fields_set
 
 
 def crop_of(models: Path, name: str) -> int:

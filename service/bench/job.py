@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from service.cores import usable_cores
 from service.engine.model import ServedModel
-from service.loader.compiled import load_package
+from service.loader.compilers import load_package
 from service.loader.load import load
 from service.loader.report import Tuning
 from service.loader.repository import find_models
@@ -72,6 +73,16 @@ def decoder(order: Order) -> Callable[[bytes], Tensor]:
     return ImageDecoder(resolved_input(find_models(Path(order.models))[order.name]), MAX_PIXELS).decode
 
 
+def flops(order: Order) -> float:
+    """Floating-point operations of one example's forward, as torch counts those of products and convolutions."""
+    folder = find_models(Path(order.models))[order.name]
+    model = ServedModel(load(folder), folder.card, torch.device("cpu"))
+    side = model.loaded.input.crop
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.run_batch(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    return float(counter.get_total_flops())
+
+
 class Job:
     """A frozen model, loaded as the server loads it, in the memory format and with the threads that it measured."""
 
@@ -88,9 +99,9 @@ class Job:
 
     def run(self, forward: str) -> None:
         """Answer with this one of the order's forwards from now on."""
-        device = torch.device(self._order.device)
         if forward == "compiled":
-            self._model.run_package(load_package(Path(self._order.package), device), "measured")
+            package = load_package(Path(self._order.package), self._model.target())
+            self._model.run_package(package, "measured")
         else:
             self._model.run_eager()
             self._model.apply(Tuning(forward.removeprefix("eager, "), self._order.threads))

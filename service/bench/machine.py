@@ -5,14 +5,19 @@ from __future__ import annotations
 import datetime
 import platform
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor, nn
 
 import service
 from service.cores import usable_cores
 from service.loader.artefact import cpu_features
+
+#: Of so many channels, 3 x 3; run so often, of which the fastest counts.
+_CHANNELS, _CONVOLUTIONS = 256, 20
 
 
 def machine() -> dict[str, str]:
@@ -30,6 +35,37 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
     }
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware does, natively."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def peak_flops(device: torch.device, threads: int) -> float:
+    """The most floating-point operations a second that float32 gets here, in so many threads: of a large convolution.
+
+    It is what the best kernels reach, not what the data sheet says. A multiplication and an addition are two.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        convolution = nn.Conv2d(_CHANNELS, _CHANNELS, 3, bias=False, device=device)
+        convolution.to(memory_format=torch.channels_last)
+        images = torch.ones(4, _CHANNELS, 30, 30, device=device).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            seconds = [_seconds(convolution, images) for _ in range(_CONVOLUTIONS)]
+            return float(2 * 9 * _CHANNELS * convolution(images).numel() / min(seconds))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _seconds(convolution: nn.Module, images: Tensor) -> float:
+    began = time.perf_counter()
+    convolution(images)[0, 0, 0, 0].item()  # which waits for a GPU
+    return time.perf_counter() - began
 
 
 def now() -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from service.bench.load import WARM_UP_SECONDS, Tally, Traffic
-from service.bench.servers import Server, fetch
+from service.bench.servers import PEERS, Server, fetch
 from service.errors import ConfigurationError
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
@@ -24,13 +24,13 @@ class Run:
 
     Attributes:
         tally: what the clients saw.
-        cpu_seconds_per_1000: CPU time of the server's processes for a thousand answers; None for somebody else's.
+        cpu_seconds_per_1000: by process, CPU time of the server for a thousand answers; nothing of somebody else's.
         mean_batch: examples in a forward, from /metrics; None for a server that does not say.
         generator_cores: CPU time of the load generator in a second.
     """
 
     tally: Tally
-    cpu_seconds_per_1000: float | None = None
+    cpu_seconds_per_1000: dict[str, float] = field(default_factory=dict)
     mean_batch: float | None = None
     generator_cores: float = 0.0
     latency_ms: dict[str, float] = field(default_factory=dict)
@@ -60,11 +60,13 @@ def measure(server: Server, traffic: Traffic, model: str) -> Run:
     """
     batches, spent = _batches(server, model), server.cpu_seconds()
     tally = generate(traffic)
-    spent, after = server.cpu_seconds() - spent, _batches(server, model)
+    spent_after, after = server.cpu_seconds(), _batches(server, model)
     lasted = traffic.seconds + WARM_UP_SECONDS  # what was answered in the warm-up cost CPU time too
     run = Run(tally, generator_cores=tally.cpu_seconds / lasted, latency_ms=percentiles(tally.latencies_ms))
-    if server.group is not None:
-        run.cpu_seconds_per_1000 = 1000 * spent / (tally.rate * lasted)
+    run.cpu_seconds_per_1000 = {
+        title: 1000 * (seconds - spent.get(title, 0.0)) / (tally.rate * lasted)
+        for title, seconds in spent_after.items()
+    }
     if batches and after and after[0] > batches[0]:
         run.mean_batch = (after[1] - batches[1]) / (after[0] - batches[0])
     return run
@@ -87,7 +89,7 @@ def generate(traffic: Traffic) -> Tally:
 
 def _batches(server: Server, model: str) -> tuple[float, float] | None:
     """Forwards so far, and the examples in them."""
-    if server.name != "gradless":
+    if server.name in PEERS:
         return None
     text = fetch(f"{server.url}/metrics").decode()
     found = [

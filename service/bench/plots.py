@@ -8,8 +8,14 @@ from typing import Any
 from service.audit.pictures import new_figure, save
 from service.bench.results import Model, Results
 
-COLOURS = {"gradless": "#1f5fa8", "litserve": "#c8591b", "mosec": "#3a8f5c", "naive": "#8a8a8a"}
-NAMES = {"gradless": "Gradless", "litserve": "LitServe", "mosec": "mosec", "naive": "naive app"}
+COLOURS = {"gradless": "#1f5fa8", "bfloat16": "#7b4fa3", "litserve": "#c8591b", "mosec": "#3a8f5c", "naive": "#8a8a8a"}
+NAMES = {
+    "gradless": "Gradless",
+    "bfloat16": "in bfloat16",
+    "litserve": "LitServe",
+    "mosec": "mosec",
+    "naive": "naive app",
+}
 STAGES = ("decode", "queue", "forward", "rest")
 STAGE_COLOURS = ("#7aa6d6", "#c9c9c9", "#1f5fa8", "#e0a37c")
 

@@ -15,6 +15,7 @@ from service.bench.results import MOST_MOVED, Load, Model, Results
 
 TITLES = {
     "gradless": "**Gradless**",
+    "bfloat16": "**Gradless** in bfloat16",
     "naive": "naive FastAPI app",
     "litserve": "LitServe",
     "mosec": "mosec",
@@ -36,6 +37,8 @@ def sections(results: Results) -> list[Section]:
     told = [_ratios(results)]
     for model in results.models:
         told.append(_throughput(model))
+        if model.alone:
+            told.append(_alone(model))
         if model.open_loop:
             told.append(_open_loop(model))
     told.append(_machine(results))
@@ -79,8 +82,7 @@ def _throughput(model: Model) -> Section:
         section.rows += [_row(f"{TITLES[name]}, {_clients(load.clients)}", load) for load in loads]
     if model.tail:
         section.rows.append(_row(f"{TITLES['gradless']}, {model.tail.clients} clients, a long run", model.tail))
-    if stages := _stages(model):
-        section.after.append(stages)
+    section.after += [words for words in (_stages(model), _processes(model)) if words]
     return section
 
 
@@ -91,7 +93,7 @@ def _row(title: str, load: Load) -> list[str]:
         f"{load.rate:.1f}",
         *(f"{latency[name]:.1f}" for name in ("p50", "p90", "p99", "p99.9", "max")),
         _or_empty(load.mean_batch, ".1f"),
-        _or_empty(load.cpu_seconds_per_1000, ".1f"),
+        f"{sum(load.cpu_seconds_per_1000.values()):.1f}" if load.cpu_seconds_per_1000 else "",
         f"{load.generator_cores:.0%}",
         ", ".join(f"{count} x {kind}" for kind, count in load.kinds.items() if kind != "200") or "0",
     ]
@@ -117,6 +119,33 @@ def _stages(model: Model) -> str:
     return (
         f"Where one client's {load.latency_ms['p50']:.1f} ms go, as the server tells it: {told}, the rest {rest:.2f}."
     )
+
+
+def _processes(model: Model) -> str:
+    """Who spends the CPU time of a thousand pictures."""
+    load = model.best("gradless")
+    total = sum(load.cpu_seconds_per_1000.values())
+    told = sorted(load.cpu_seconds_per_1000.items(), key=lambda each: -each[1])
+    words = ", ".join(f"{title} {seconds:.2f}" for title, seconds in told if seconds >= 0.005)
+    clients = _clients(load.clients)
+    return f"Where the {total:.1f} CPU seconds of a thousand pictures go, {clients}: {words}." if words else ""
+
+
+def _alone(model: Model) -> Section:
+    """Every candidate's forward, and how far it is from what the machine could do."""
+    found = model.alone
+    assert found
+    sizes = sorted(next(iter(found.seconds.values())))
+    words = [
+        "Pictures/s of every candidate by batch size, without a server, as measured when the model was compiled, which "
+        f"may have been in another hour. A picture takes {found.flops / 1e9:.2f} GFLOP; a large float32 convolution "
+        f"gets {found.peak_flops / 1e9:.0f} GFLOP/s here."
+    ]
+    section = Section(f"{model.name}: the forward alone", words, [["", *map(str, sizes), "GFLOP/s", "of that"]])
+    for name, seconds in found.seconds.items():
+        rates = [f"{size / seconds[size]:.1f}" for size in sizes]
+        section.rows.append([name, *rates, f"{found.rate(name) * found.flops / 1e9:.0f}", f"{found.share(name):.0%}"])
+    return section
 
 
 def _open_loop(model: Model) -> Section:
@@ -198,9 +227,11 @@ its median moved by more than 15 % from round to round, ratios are in brackets a
 
 - **The bare loop** is what people write by hand: decode, resize, forward, top five, in one process, with as many
   threads as the server takes, and as glibc's malloc comes. It runs three times: eager as a module comes (contiguous),
-  eager in the memory format that the server measured to be fastest, and with the compiled package that the server
-  answers with. Gradless keeps freed memory (`service/allocator.py`), which is most of why it can be faster than the
-  same forward in the bare loop. `--optimize eager` measures a server that compiles nothing.
+  eager in the memory format that the server measured to be fastest, and with the package that the server answers
+  with, whoever made it: OpenVINO or AOTInductor. Gradless keeps freed memory (`service/allocator.py`), which is most
+  of why it can be faster than the same forward in the bare loop. `--optimize eager` measures a server that compiles
+  nothing.
+- **In bfloat16**: the same model with `dtype = "bfloat16"` on its card, where the processor computes in that.
 - **LitServe and mosec** do the same job with the same decoder, memory format, threads and largest batch; LitServe
   gets base64 in JSON, as in its guides. Both wait up to 5 ms for company. **The naive app** is FastAPI with PIL and a
   forward in its handler.

@@ -17,11 +17,15 @@ def moved(canary: list[list[float]]) -> float:
     return (max(rates) - min(rates)) / statistics.median(rates) if rates else 0.0
 
 
+#: Servers of ours, by the names that they have in a run.
+OURS = ("gradless", "bfloat16")
+
+
 @dataclass
 class Load:
     """One server under so many closed-loop clients: medians over the rounds; percentiles over all of their answers.
 
-    `kinds` has how many answers there were of each status, and of each error of a connection.
+    `kinds` has how many answers there were of each status, and of each error of a connection. CPU time is by process.
     """
 
     clients: int
@@ -29,20 +33,19 @@ class Load:
     latency_ms: dict[str, float]
     kinds: dict[str, int]
     stages_ms: dict[str, float]
-    cpu_seconds_per_1000: float | None
+    cpu_seconds_per_1000: dict[str, float]
     mean_batch: float | None
     generator_cores: float
 
     @classmethod
     def of(cls, clients: int, runs: list[Run]) -> Load:
-        stages = {stage for run in runs for stage in run.stages_ms}
         return cls(
             clients=clients,
             rate=statistics.median(run.tally.rate for run in runs),
             latency_ms=percentiles([latency for run in runs for latency in run.tally.latencies_ms]),
             kinds=_added([run.tally.kinds for run in runs]),
-            stages_ms={stage: statistics.median(run.stages_ms.get(stage, 0.0) for run in runs) for stage in stages},
-            cpu_seconds_per_1000=_median([run.cpu_seconds_per_1000 for run in runs]),
+            stages_ms=_medians([run.stages_ms for run in runs]),
+            cpu_seconds_per_1000=_medians([run.cpu_seconds_per_1000 for run in runs]),
             mean_batch=_median([run.mean_batch for run in runs]),
             generator_cores=statistics.median(run.generator_cores for run in runs),
         )
@@ -56,6 +59,29 @@ class Bare:
     batch_size: int
     rate: float
     batch_ms: float
+
+
+@dataclass
+class Alone:
+    """Forwards without a server, as they were measured when the model was compiled.
+
+    Attributes:
+        seconds: by candidate and batch size, of the best forward.
+        flops: floating-point operations of one example, as torch counts them: a multiplication and an addition are two.
+        peak_flops: a second, of a large float32 convolution in as many threads.
+    """
+
+    seconds: dict[str, dict[int, float]]
+    flops: float
+    peak_flops: float
+
+    def rate(self, candidate: str) -> float:
+        """Examples/s at the best batch size."""
+        return max(size / seconds for size, seconds in self.seconds[candidate].items())
+
+    def share(self, candidate: str) -> float:
+        """Of the peak."""
+        return self.rate(candidate) * self.flops / self.peak_flops
 
 
 @dataclass
@@ -97,6 +123,7 @@ class Model:
     canary: list[list[float]] = field(default_factory=list)
     bare: list[Bare] = field(default_factory=list)
     servers: dict[str, list[Load]] = field(default_factory=dict)
+    alone: Alone | None = None
     open_loop: OpenLoop | None = None
     tail: Load | None = None
     pss_bytes: dict[str, int] = field(default_factory=dict)
@@ -142,8 +169,13 @@ class Model:
                 told[f"served / bare loop at its best batch: {forward}"] = ours.rate / self.best_bare(forward).rate
             one = self.served_bare[0].batch_ms
             told["one client: ms over the bare loop's at batch 1, of what is served"] = self._one_ms("gradless") - one
+        if self.bare and "bfloat16" in self.servers:
+            first = self.best_bare(self.forwards[0]).rate
+            told[f"in bfloat16: served / bare loop at its best batch: {self.forwards[0]}"] = (
+                self.best("bfloat16").rate / first
+            )
         for peer in self.servers:
-            if peer != "gradless":
+            if peer not in OURS:
                 told[f"served / {peer}, each at its best"] = ours.rate / self.best(peer).rate
                 told[f"one client: median / {peer}'s"] = self._one_ms("gradless") / self._one_ms(peer)
         if "naive" in self.pss_bytes:
@@ -174,12 +206,18 @@ class Results:
     @property
     def failures(self) -> int:
         """Requests to the server under measurement that were not answered with 200, open loops past capacity aside."""
-        loads = [load for model in self.models for load in model.servers.get("gradless", [])]
+        loads = [load for model in self.models for name in OURS for load in model.servers.get(name, [])]
         return sum(count for load in loads for kind, count in load.kinds.items() if kind != "200")
 
 
 def _added(kinds: list[dict[str, int]]) -> dict[str, int]:
     return {kind: sum(each.get(kind, 0) for each in kinds) for kind in sorted({k for each in kinds for k in each})}
+
+
+def _medians(each: list[dict[str, float]]) -> dict[str, float]:
+    """Of what is told by name; who is not told of has spent nothing."""
+    names = sorted({name for told in each for name in told})
+    return {name: statistics.median(told.get(name, 0.0) for told in each) for name in names}
 
 
 def _median(values: list[float | None]) -> float | None:

@@ -80,9 +80,12 @@ class Server:
                 files[mapped.path] = max(files.get(mapped.path, 0), mapped.rss - mapped.anonymous)
         return sum(self._each(_anonymous_pss)) + sum(files.values())
 
-    def cpu_seconds(self) -> float:
-        """CPU time of its living processes so far."""
-        return sum(self._each(lambda process: float(sum(process.cpu_times()[:2]))))
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time of its living processes so far, by what they are called; all of a peer's are called that."""
+        spent: dict[str, float] = {}
+        for title, seconds in self._each(lambda process: (_title(process), float(sum(process.cpu_times()[:2])))):
+            spent[title] = spent.get(title, 0.0) + seconds
+        return spent
 
     def _each(self, read: Callable[[psutil.Process], T]) -> Iterator[T]:
         for process in self.tree():
@@ -105,6 +108,13 @@ class Server:
         if self.group is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.group, number)
+
+
+def _title(process: psutil.Process) -> str:
+    """`engine`, `front end`, … of one of ours."""
+    words = " ".join(process.cmdline())
+    found = re.match(r"gradless: ([a-z ]+[a-z])", words)
+    return found[1].removesuffix(" cpu").removesuffix(" cuda") if found else "all"
 
 
 def _anonymous_pss(process: psutil.Process) -> int:

@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from service.allocator import keep_freed_memory
+from service.bench.machine import computes_bfloat16
 from service.bench.pictures import bench_pictures
 from service.cores import usable_cores
 from service.engine.batcher import ladder
@@ -124,7 +125,7 @@ def _show(name: str, tuned: Tuned, file: Path) -> None:
 
 def bfloat16(model: ServedModel, tuning: Tuning, device: torch.device, max_pixels: int) -> str:
     """One line of what bfloat16 would win and change here; empty where the hardware does not compute in it."""
-    if not _computes_bfloat16(device):
+    if not computes_bfloat16(device):
         return ""
     decoder = ImageDecoder(model.loaded.input, max_pixels)
     pixels = torch.stack([decoder.decode(picture) for picture in bench_pictures(model.loaded.input.crop)])[: tuning.cap]
@@ -151,9 +152,3 @@ def _outputs(module: torch.nn.Module, images: Tensor) -> tuple[Tensor, float]:
             torch.cuda.synchronize(images.device)
         seconds.append(time.perf_counter() - began)
     return torch.softmax(scores.float(), dim=1), min(seconds)
-
-
-def _computes_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

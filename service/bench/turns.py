@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from service.bench.bare import CANARY_SECONDS, ask, bare_loop
-from service.bench.choice import crop_of, folder_of_one
+from service.bench.choice import can_be_told_bfloat16, crop_of, folder_of_one
 from service.bench.floor import floor_seconds
-from service.bench.job import Order, job_order
+from service.bench.job import Order, flops, job_order
+from service.bench.machine import computes_bfloat16, peak_flops
 from service.bench.measure import Run, generate, measure, percentiles
-from service.bench.results import Bare, Load, Model, OpenLoop, Step
+from service.bench.results import Alone, Bare, Load, Model, OpenLoop, Step
 from service.bench.servers import Server, fetch, gradless, peer, somebody_elses
 from service.settings import Settings
 
@@ -64,18 +66,20 @@ class Bench:
         with contextlib.ExitStack() as running:
             models = running.enter_context(folder_of_one(self._name, self._folder))
             self._crop = crop_of(models, self._name)
-            self._flags = ["--models", models, "--device", settings.device, "--threads", settings.threads]
-            self._flags += ["--cache", settings.cache.expanduser(), "--optimize", settings.optimize]
+            self._flags = ["--device", settings.device, "--threads", settings.threads]
+            self._flags += ["--cache", settings.cache.expanduser(), "--optimize", settings.optimize, "--models"]
             self._say("starting")
-            ours = self._start_ours(running)
+            ours = self._start_ours(running, models)
             self._say("compiling")
             shown = settled(ours, self._name)
             self._model = Model(self._name, shown["memory_format"], shown["threads"], self._body_bytes)
             order = job_order(settings, models, shown)
             ours.suspend()
+            self._model.alone = alone(order, shown)
+            others = self._start_in_bfloat16(running, order)
             bare, sizes = running.enter_context(bare_loop(order))
             peers = [self._start_peer(running, name, order) for name in self._plan.peers]
-            self._rounds(ours, peers, bare, sizes, order.forwards)
+            self._rounds(ours, others + peers, bare, sizes, order.forwards)
             if self._trivial:
                 self._say("the tail of 32 clients")
                 self._model.tail = Load.of(32, [self._closed(ours, 32, TAIL * self._plan.seconds)])
@@ -86,10 +90,24 @@ class Bench:
                     self._starts(order)
         return self._model
 
-    def _start_ours(self, running: contextlib.ExitStack) -> Server:
+    def _start_ours(self, running: contextlib.ExitStack, models: Path) -> Server:
         if self._plan.url:
             return somebody_elses(self._plan.url, self._name)
-        return running.enter_context(gradless(self._flags, self._name, self._crop))
+        return running.enter_context(gradless([*self._flags, models], self._name, self._crop))
+
+    def _start_in_bfloat16(self, running: contextlib.ExitStack, order: Order) -> list[Server]:
+        """The same model in that, where it is worth it."""
+        device = torch.device(order.device)
+        wanted = not (self._plan.url or self._trivial) and computes_bfloat16(device)
+        if not wanted or not can_be_told_bfloat16(self._folder):
+            return []
+        self._say("compiling in bfloat16")
+        models = running.enter_context(folder_of_one(self._name, self._folder, "bfloat16"))
+        server = running.enter_context(gradless([*self._flags, models], self._name, self._crop))
+        server.name = "bfloat16"
+        settled(server, self._name)
+        server.suspend()
+        return [server]
 
     def _start_peer(self, running: contextlib.ExitStack, name: str, order: Order) -> Server:
         self._say(f"starting {name}")
@@ -157,9 +175,18 @@ class Bench:
         for turn in range(STARTS):
             self._say(f"start {turn + 1} of {STARTS}")
             told["floor"].append(floor_seconds(order))
-            with gradless(self._flags, self._name, self._crop) as server:
+            with gradless([*self._flags, order.models], self._name, self._crop) as server:
                 told["gradless"].append(server.started_in)
         self._model.started_in = {name: statistics.median(seconds) for name, seconds in told.items()}
+
+
+def alone(order: Order, shown: dict[str, Any]) -> Alone | None:
+    """The forwards that a server's verdict compared, beside what the machine could do; None without a verdict."""
+    candidates = (shown.get("optimization") or {}).get("candidates")
+    if not candidates:
+        return None
+    seconds = {one["name"]: {int(size): spent for size, spent in one["seconds"].items()} for one in candidates}
+    return Alone(seconds, flops(order), peak_flops(torch.device(order.device), shown["threads"]))
 
 
 def settled(server: Server, model: str) -> dict[str, Any]:

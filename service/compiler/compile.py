@@ -21,7 +21,8 @@ from torch import Tensor
 
 from service.engine.model import FORMATS, ServedModel, tuning_key
 from service.loader.artefact import Records
-from service.loader.compiled import CannotCompileError, export, load_package, need_compiler, package
+from service.loader.compiled import CannotCompileError, Target, export
+from service.loader.compilers import COMPILERS, Compiler
 from service.loader.load import load
 from service.loader.packages import Packages, ruled_out
 from service.loader.probes import probes
@@ -29,8 +30,6 @@ from service.loader.proof import distance, tolerance_of
 from service.loader.report import Candidate, Tuning, Verdict
 from service.loader.repository import ModelFolder
 
-#: The package that is built, and the one that is built too where there is time: it wins a few per cent at most.
-PACKAGE, THOROUGH = "aot_inductor", "aot_inductor, max-autotune"
 #: A package answers only if it takes at most so much of eager's time, over all batch sizes.
 WORTH_IT = 0.98
 #: Candidates take turns so often, and each time run so many forwards of a size. Beside a busy server each is slow.
@@ -68,7 +67,7 @@ def compile_model(
     Args:
         tunings: by version, how its eager forward is known to be fastest.
         pictures: real inputs of a model, `(N, 3, side, side) uint8`, to hold a package against eager on.
-        thorough: try max-autotune too.
+        thorough: try everything that could win.
         anew: build although there is a verdict.
 
     Raises:
@@ -89,8 +88,8 @@ def compile_model(
         began = time.perf_counter()
         model.tune(tunings.get(loaded.version) or records.read_tuning(key), place.threads)
         try:
-            need_compiler()
-            verdict, winner = _judge(model, place, pictures(model), Path(work), thorough)
+            able = _able(model.target(), thorough)
+            verdict, winner = _judge(model, able, pictures(model), Path(work))
         except CannotCompileError as error:
             verdict, winner = Verdict(error.state, str(error), model.tuning), None
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -102,7 +101,28 @@ def compile_model(
 
 def is_thorough(verdict: Verdict) -> bool:
     """Whether all that can be tried was, or nothing can be."""
-    return not verdict.candidates or THOROUGH in {candidate.name for candidate in verdict.candidates}
+    tried = {candidate.name for candidate in verdict.candidates}
+    return not tried or any(compiler.name in tried for compiler in COMPILERS if compiler.thorough)
+
+
+def _able(target: Target, thorough: bool) -> list[Compiler]:
+    """The compilers that can be used here.
+
+    Raises:
+        CannotCompileError: there is none.
+    """
+    able, missing = [], []
+    for compiler in COMPILERS:
+        if compiler.thorough and not thorough:
+            continue
+        try:
+            compiler.need(target)
+            able.append(compiler)
+        except CannotCompileError as error:
+            missing.append(str(error))
+    if not able:
+        raise CannotCompileError("no-compiler", "; ".join(dict.fromkeys(missing)))
+    return able
 
 
 @dataclass(frozen=True)
@@ -114,18 +134,35 @@ class Built:
     forward: Callable[[Tensor], Any]
 
 
-def _judge(model: ServedModel, place: Place, real: Tensor, work: Path, thorough: bool) -> tuple[Verdict, Path | None]:
+def _build(model: ServedModel, able: list[Compiler], work: Path) -> tuple[list[Built], list[str]]:
+    """A package by each compiler that does not refuse, and why others do.
+
+    Raises:
+        CannotCompileError: all refuse.
+    """
+    target = model.target()
+    program = export(model.entry(), target)
+    built: list[Built] = []
+    refused: list[CannotCompileError] = []
+    for compiler in able:
+        file = work / f"{len(built)}{compiler.suffix}"
+        try:
+            compiler.build(program, file, target)
+            built.append(Built(compiler.name, file, compiler.load(file, target)))
+        except CannotCompileError as error:
+            refused.append(error)
+    if not built:
+        raise CannotCompileError(refused[0].state, "; ".join(map(str, refused)))
+    return built, [str(error) for error in refused]
+
+
+def _judge(model: ServedModel, able: list[Compiler], real: Tensor, work: Path) -> tuple[Verdict, Path | None]:
     """Whether a package answers, and the file of the one that does.
 
     Raises:
         CannotCompileError: there is none, or they give other answers.
     """
-    program = export(model.entry(), model.cap, model.loaded.input.crop, place.device)
-    built: list[Built] = []
-    for name in (PACKAGE, THOROUGH) if thorough else (PACKAGE,):
-        file = work / f"{len(built)}.pt2"
-        package(program, file, model.tuning.threads, max_autotune=name == THOROUGH)
-        built.append(Built(name, file, load_package(file, place.device)))
+    built, refused = _build(model, able, work)
     made_up = probes(model.cap, model.loaded.input.crop)
     eager = model.tuning
     others = [name for name in FORMATS if name != eager.memory_format]
@@ -134,19 +171,19 @@ def _judge(model: ServedModel, place: Place, real: Tensor, work: Path, thorough:
     with torch.inference_mode():
         agreements = {one.name: agreement(model, one.forward, torch.cat([made_up, real])) for one in built}
         right = [one for one in built if agreements[one.name].difference <= tolerance_of(model.module)]
+        refused += [_differs(one.name, agreements[one.name], model) for one in built if one not in right]
         if not right:
-            closest = min(found.difference for found in agreements.values())
-            words = f"it differs from eager by {closest:.1e} of the largest output; {tolerance_of(model.module):.0e} is"
-            raise CannotCompileError("differs", f"{words} allowed")
+            raise CannotCompileError("differs", "; ".join(refused))
         timings |= race(model, {f"eager, {eager.memory_format}": None} | {one.name: one.forward for one in right})
         best = min(right, key=lambda one: score(timings[one.name]))
         with model.on_trial(best.forward):
             probe = model.probe()
     share = score(timings[best.name]) / score(timings[f"eager, {eager.memory_format}"])
     found = agreements[best.name]
+    told = f"{best.name} takes {share:.2f} of the time of the eager forward, over all batch sizes"
     verdict = Verdict(
         "compiled" if share <= WORTH_IT else "slower",
-        f"{best.name} takes {share:.2f} of the time of the eager forward, over all batch sizes",
+        "; ".join([told, *refused]),
         eager,
         [Candidate(name, seconds) for name, seconds in timings.items()],
         f"{len(made_up)} made-up pictures and {len(real)} photographs, at batch sizes {model.sizes}",
@@ -171,6 +208,11 @@ class Agreement:
     difference: float
     probability_difference: float
     equal_bits: bool
+
+
+def _differs(name: str, found: Agreement, model: ServedModel) -> str:
+    words = f"{name} differs from eager by {found.difference:.1e} of the largest output"
+    return f"{words}; {tolerance_of(model.module):.0e} is allowed"
 
 
 def agreement(model: ServedModel, forward: Callable[[Tensor], Any], inputs: Tensor) -> Agreement:

@@ -18,7 +18,8 @@ from service.engine.wire import ModelState
 from service.errors import ModelOutputInvalid
 from service.loader.artefact import artefact_key
 from service.loader.card import Card
-from service.loader.compiled import Entry, bits, load_package
+from service.loader.compiled import Entry, Target, bits
+from service.loader.compilers import load_package
 from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
 from service.loader.packages import Packages, RefusedPackageError
@@ -111,6 +112,10 @@ class ServedModel:
         """What a compiler makes a package of: all that `run_batch` does on the device."""
         return Entry(self.module, self._mean, self._std, self._dtype, FORMATS[self.tuning.memory_format])
 
+    def target(self) -> Target:
+        """What a package of it is made for: as it runs now, for up to the cap."""
+        return Target(self._device, self.tuning.threads, self._dtype, self.cap, self.loaded.input.crop)
+
     def run_package(self, package: Callable[[Tensor], Any], sha256: str) -> None:
         """Answer with this from now on."""
         self._forward, self._package = package, sha256
@@ -134,7 +139,7 @@ class ServedModel:
         with packages.trying(key):
             self.run_eager()
             eager = self.run_batch(self._probe)
-            self.run_package(load_package(file, self._device), verdict.sha256)
+            self.run_package(load_package(file, self.target()), verdict.sha256)
             compiled = self.run_batch(self._probe)
             if bits(compiled) != verdict.probe:
                 raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")

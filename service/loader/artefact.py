@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -28,11 +29,20 @@ _CPU_INFO = Path("/proc/cpuinfo")
 def artefact_key(version: str, dtype: str, shape: tuple[int, ...], device: torch.device, *options: object) -> str:
     """32 hex digits of SHA-256 over the model's version, what it computes in and on, and what computes it."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    parts = (version, dtype, shape, service.__version__, torch.__version__, torchvision.__version__, kind)
+    versions = (service.__version__, torch.__version__, torchvision.__version__, _version_of("openvino"))
+    parts = (version, dtype, shape, *versions, kind)
     digest = hashlib.sha256()
     for part in (*parts, cpu_features(), *options):
         digest.update(f"{part}\n".encode())
     return digest.hexdigest()[:32]
+
+
+def _version_of(package: str) -> str:
+    """Of a library that need not be there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def cpu_features() -> str:

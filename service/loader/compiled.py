@@ -1,22 +1,17 @@
-"""From a frozen module to native code: torch.export, then AOTInductor with the weights folded in as constants.
+"""What every compiler begins with: a frozen module as one exported graph, and what may be wrong with it.
 
-Frozen weights are constants. The package holds them, laid out as the kernels want them, with the normalisation of the
-pixels and everything else that the forward does; it takes `uint8` pixels and gives the module's outputs. Loading one
-needs no compiler. Building one does, and takes some ten seconds: `service.compile` does it, behind serving.
+Frozen weights are constants. A package holds them, laid out as the kernels want them, with the normalisation of the
+pixels and everything else that the forward does; it takes `uint8` pixels and gives the module's outputs. Who makes
+packages is in `service.loader.compilers`.
 
-Source: https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html
+Source: https://docs.pytorch.org/docs/stable/export.html
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,25 +55,33 @@ class Entry(nn.Module):
         return self.module(normalise(pixels, self.mean, self.std, self._dtype, self._memory_format))
 
 
-def need_compiler() -> None:
-    """AOTInductor compiles with `$CXX`, else g++.
+@dataclass(frozen=True)
+class Target:
+    """What a package is made for, and runs with.
 
-    Raises:
-        CannotCompileError: there is none on the PATH.
+    Attributes:
+        threads: the intra-op threads of its forward.
+        dtype: what the model computes in.
+        cap: the largest batch.
+        side: of the pictures, in pixels.
     """
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        raise CannotCompileError("no-compiler", f"there is no {compiler} on the PATH; gradless compile needs one")
+
+    device: torch.device
+    threads: int
+    dtype: torch.dtype
+    cap: int
+    side: int
 
 
-def export(entry: Entry, cap: int, side: int, device: torch.device) -> torch.export.ExportedProgram:
-    """The graph of the entry for any batch size up to `cap`, with pictures of `side` pixels.
+def export(entry: Entry, target: Target) -> torch.export.ExportedProgram:
+    """The graph of the entry for any batch size up to the target's cap.
 
     Raises:
         CannotCompileError: torch.export cannot follow it, or it does what serving must not.
     """
-    example = torch.zeros((min(2, cap), 3, side, side), dtype=torch.uint8, device=device)
-    shapes = ({0: torch.export.Dim("batch", min=1, max=cap)},) if cap > 1 else None
+    shape = (min(2, target.cap), 3, target.side, target.side)
+    example = torch.zeros(shape, dtype=torch.uint8, device=target.device)
+    shapes = ({0: torch.export.Dim("batch", min=1, max=target.cap)},) if target.cap > 1 else None
     try:
         with torch.no_grad():
             program = torch.export.export(entry, (example,), dynamic_shapes=shapes)
@@ -109,30 +112,6 @@ def _operators(program: torch.export.ExportedProgram) -> Iterator[tuple[str, tup
     for node in program.graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             yield node.target._schema.name, node.args, node.target.tags
-
-
-def package(program: torch.export.ExportedProgram, file: Path, threads: int, max_autotune: bool) -> None:
-    """Compile an exported program into a package. The code runs with so many threads, whatever the process has.
-
-    Raises:
-        CannotCompileError: the compiler refuses.
-    """
-    torch.set_num_threads(threads)
-    options = {"freezing": True, "max_autotune": max_autotune, "compile_threads": 1}
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), torch.no_grad():  # autotuning writes tables there
-            torch._inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
-    except Exception as error:
-        raise CannotCompileError.because("failed", "AOTInductor", error) from error
-
-
-def load_package(file: Path, device: torch.device) -> Callable[[Tensor], Any]:
-    """The function that a package holds. Native code: whoever calls this has looked at whose file it is."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
-    # Where there is no compiler, torch calls the package outdated and loads it as it should.
-    logging.getLogger("torch._inductor.package.package").setLevel(logging.ERROR)
-    index = device.index if device.index is not None else -1
-    return torch._inductor.aoti_load_package(str(file), device_index=index)
 
 
 def bits(output: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""The cache's folder of compiled packages: each is native code, so it matters whose it is and that it is whole.
+"""The cache's folder of compiled packages: each runs as native code, so it matters whose it is and that it is whole.
 
 A verdict is a file named by the artefact key; the package that it names, if any, lies beside it under a name that holds
 its own hash, so that of two servers that write at once neither spoils what the other has written.
@@ -119,18 +119,22 @@ class Packages:
         if package:
             content = package.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
-            verdict = msgspec.structs.replace(verdict, package=f"{key}-{digest[:12]}.pt2", sha256=digest)
+            verdict = msgspec.structs.replace(verdict, package=f"{key}-{digest[:12]}{package.suffix}", sha256=digest)
             write_whole(self._folder / verdict.package, content)
         write_struct(self._folder / f"{key}.json", verdict)
-        for older in self._folder.glob(f"{key}-*.pt2"):
+        for older in self._packages(key):
             if older.name != verdict.package:
                 older.unlink(missing_ok=True)
         self._prune(verdict.package)
         return verdict
 
+    def _packages(self, key: str = "*") -> list[Path]:
+        """The files of a key, whoever has made them, or of all keys."""
+        return [file for file in self._folder.glob(f"{key}-*") if file.suffix != ".partial"]
+
     def _prune(self, kept: str) -> None:
         """Drop the packages that were used the longest ago, with their verdicts, and what a killed process left."""
-        files = sorted(self._folder.glob("*.pt2"), key=_used, reverse=True)
+        files = sorted(self._packages(), key=_used, reverse=True)
         others = [file for file in files if file.name != kept]
         for file in others[MOST_PACKAGES - 1 :]:
             file.unlink(missing_ok=True)

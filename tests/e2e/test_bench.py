@@ -32,7 +32,8 @@ def test_the_server_the_bare_loop_and_a_naive_app_take_turns(tmp_path):
         assert load["rate"] > 0
         assert set(load["kinds"]) == {"200"}
         assert load["stages_ms"].keys() >= {"decode", "queue", "forward", "total"}
-        assert load["cpu_seconds_per_1000"] > 0
+        assert load["cpu_seconds_per_1000"].keys() >= {"supervisor", "front end", "engine"}
+        assert sum(load["cpu_seconds_per_1000"].values()) > 0
         assert load["mean_batch"] >= 1
         assert 0 < load["generator_cores"] < 2
     forwards = list(dict.fromkeys(bare["forward"] for bare in model["bare"]))
@@ -42,6 +43,9 @@ def test_the_server_the_bare_loop_and_a_naive_app_take_turns(tmp_path):
     ]
     assert [len(rates) for rates in model["canary"]] == [2]
     assert told["machine"]["torch"]
+    assert model["alone"]["flops"] > 0
+    assert 0 < model["alone"]["peak_flops"] < 1e16
+    assert model["alone"]["seconds"].keys() >= {"eager, contiguous_format", "openvino"}
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "report.html").read_text()
     assert "data:image/png;base64," in page

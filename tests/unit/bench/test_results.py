@@ -6,13 +6,22 @@ import pytest
 
 from service.bench.measure import percentiles
 from service.bench.report import as_markdown, sections
-from service.bench.results import Bare, Load, Model, OpenLoop, Results, Step
+from service.bench.results import Alone, Bare, Load, Model, OpenLoop, Results, Step
 from service.bench.turns import knee
 
 
 def load(clients: int, rate: float, p50: float, **failures: int) -> Load:
     latency = {"p50": p50, "p90": p50, "p99": 2 * p50, "p99.9": 3 * p50, "max": 4 * p50}
-    return Load(clients, rate, latency, {"200": 100} | failures, {"decode": 1.0, "total": 3.0}, 5.0, 2.0, 0.1)
+    return Load(
+        clients,
+        rate,
+        latency,
+        {"200": 100} | failures,
+        {"decode": 1.0, "total": 3.0},
+        {"engine": 4.0, "front end": 1.0},
+        2.0,
+        0.1,
+    )
 
 
 def step(offered: float, p50: float, **failures: int) -> Step:
@@ -28,6 +37,7 @@ def model() -> Model:
     model.servers = {"gradless": [load(1, 45, 21.5), load(8, 120, 60)], "naive": [load(1, 30, 43), load(8, 40, 150)]}
     model.pss_bytes = {"gradless": 1000, "naive": 800}
     model.started_in = {"gradless": 6.0, "floor": 4.0}
+    model.alone = Alone({"eager, contiguous_format": {1: 0.02, 8: 0.1}, "openvino": {1: 0.01, 8: 0.04}}, 2e9, 1e12)
     model.open_loop = OpenLoop(100, [step(20, 20), step(80, 30)], 80)
     return model
 
@@ -54,6 +64,24 @@ def test_the_machine_has_moved_by_what_the_medians_of_rounds_differ(model):
     assert "| (1.50) |" in text
 
 
+def test_a_forward_is_held_against_a_large_product(model):
+    assert model.alone.rate("openvino") == 200
+    assert model.alone.share("openvino") == 0.4
+    text = as_markdown(Results("c", "d", "e", {}, [model]))
+    assert "| openvino | 100.0 | 200.0 | 400 | 40% |" in text
+
+
+def test_what_is_served_in_bfloat16_is_held_against_the_eager_loop_in_float32(model):
+    assert not any("bfloat16" in name for name in model.ratios())
+    model.servers["bfloat16"] = [load(1, 90, 10), load(32, 180, 150)]
+    assert model.ratios()["in bfloat16: served / bare loop at its best batch: eager, contiguous_format"] == 3.0
+
+
+def test_who_spent_the_processor_is_told_of_the_best_load(model):
+    text = as_markdown(Results("c", "d", "e", {}, [model]))
+    assert "5.0 CPU seconds of a thousand pictures go, 8 clients: engine 4.00, front end 1.00." in text
+
+
 def test_a_failure_of_the_servers_is_counted_and_a_peers_is_not(model):
     results = Results("c", "d", "e", {}, [model])
     assert results.failures == 0
@@ -61,6 +89,8 @@ def test_a_failure_of_the_servers_is_counted_and_a_peers_is_not(model):
     assert results.failures == 0
     model.servers["gradless"].append(load(32, 1, 1, **{"503": 2, "closed": 1}))
     assert results.failures == 3
+    model.servers["bfloat16"] = [load(32, 1, 1, **{"504": 1})]
+    assert results.failures == 4
 
 
 def test_the_knee_is_the_last_rate_at_which_the_queue_does_not_grow():

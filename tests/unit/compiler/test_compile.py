@@ -1,5 +1,7 @@
 """A package is kept only if it gives eager's answers and wins; else the verdict says why there is none."""
 
+import dataclasses
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -8,9 +10,10 @@ import pytest
 import torch
 
 from service.compiler import compile as compiling
-from service.compiler.compile import PACKAGE, THOROUGH, Place, compile_model
+from service.compiler.compile import Place, compile_model
 from service.engine.model import ServedModel
-from service.loader.compiled import export, load_package, package
+from service.loader.compiled import CannotCompileError, export
+from service.loader.compilers import COMPILERS, load_package
 from service.loader.load import load
 from service.loader.packages import Packages, RefusedPackageError
 from service.loader.probes import probes
@@ -19,6 +22,7 @@ from service.loader.repository import find_models
 from tests.support.tiny import tiny
 
 CPU = torch.device("cpu")
+INDUCTOR = [compiler for compiler in COMPILERS if compiler.suffix == ".pt2"]
 CODE = """\
 import torch
 from torch import nn
@@ -75,7 +79,8 @@ def one_package(tmp_path_factory):
     folder = net(tmp_path_factory.mktemp("models"))
     model = ServedModel(load(folder), folder.card, CPU)
     file = tmp_path_factory.mktemp("package") / "net.pt2"
-    package(export(model.entry(), model.cap, 8, CPU), file, 1, max_autotune=False)
+    target = dataclasses.replace(model.target(), threads=1)
+    INDUCTOR[0].build(export(model.entry(), target), file, target)
     return file
 
 
@@ -84,29 +89,43 @@ def built(one_package, monkeypatch):
     """In place of building the same once more: whether each was to be autotuned."""
     asked = []
 
-    def copy(program, file, threads, max_autotune):
-        asked.append(max_autotune)
-        shutil.copy(one_package, file)
+    def copying(compiler):
+        def copy(program, file, target):
+            asked.append(compiler.thorough)
+            shutil.copy(one_package, file)
 
-    monkeypatch.setattr(compiling, "package", copy)
+        return dataclasses.replace(compiler, build=copy)
+
+    monkeypatch.setattr(compiling, "COMPILERS", [copying(compiler) for compiler in INDUCTOR])
     return asked
+
+
+@pytest.fixture
+def no_openvino(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "openvino" else found(name))
 
 
 def judge(folder, cache, **more):
     return compile_model(folder, Place(CPU, 1, cache), {}, none, **more).verdict
 
 
-def test_a_package_answers_as_eager_does_at_every_size_and_passes_the_proof(tmp_path, always_worth_it):
+@pytest.mark.parametrize("compiler", COMPILERS[:2], ids=["openvino", "aot_inductor"])
+def test_a_package_answers_as_eager_does_at_every_size_and_passes_the_proof(
+    tmp_path, always_worth_it, monkeypatch, compiler
+):
+    monkeypatch.setattr(compiling, "COMPILERS", [compiler])
     folder = net(tmp_path)
     verdict = judge(folder, tmp_path / "cache")
     assert verdict.state == "compiled"
     assert 0 <= verdict.difference <= 1e-5
-    assert PACKAGE in {candidate.name for candidate in verdict.candidates}
+    assert verdict.package.endswith(compiler.suffix)
+    assert compiler.name in {candidate.name for candidate in verdict.candidates}
     assert all(list(candidate.seconds) == [1, 2, 4, 8] for candidate in verdict.candidates)
 
     model = ServedModel(load(folder), folder.card, CPU)
     eager = ServedModel(load(folder), folder.card, CPU)
-    forward = load_package(Packages(tmp_path / "cache").open(verdict), CPU)
+    forward = load_package(Packages(tmp_path / "cache").open(verdict), model.target())
     pixels = probes(16, 8)
     with torch.inference_mode():
         model.run_package(forward, verdict.sha256)
@@ -125,7 +144,7 @@ def test_a_verdict_that_is_there_is_not_made_again_unless_asked(tmp_path, always
     assert judge(folder, cache) == first
     assert built == [False]
     thorough = judge(folder, cache, thorough=True)
-    assert THOROUGH in {candidate.name for candidate in thorough.candidates}
+    assert INDUCTOR[1].name in {candidate.name for candidate in thorough.candidates}
     assert built == [False, False, True]
     assert judge(folder, cache, thorough=True) == thorough
     judge(folder, cache, anew=True)
@@ -141,11 +160,12 @@ def test_a_package_that_wins_nothing_is_not_kept(tmp_path, built, monkeypatch):
 
 
 def test_a_package_that_gives_other_answers_is_not_kept(tmp_path, built, monkeypatch):
-    def wrong(file, device):
-        right = load_package(file, device)
+    def wrong(file, target):
+        right = load_package(file, target)
         return lambda pixels: right(pixels) * 1.001
 
-    monkeypatch.setattr(compiling, "load_package", wrong)
+    [compiler, _] = compiling.COMPILERS
+    monkeypatch.setattr(compiling, "COMPILERS", [dataclasses.replace(compiler, load=wrong)])
     verdict = judge(net(tmp_path), tmp_path / "cache")
     assert verdict.state == "differs"
     assert "allowed" in verdict.detail
@@ -183,16 +203,47 @@ def test_what_cannot_be_exported_as_a_pure_function_says_why(tmp_path, line, nor
 def test_what_only_looks_impure_is_exported(tmp_path, line):
     folder = net(tmp_path, line)
     model = ServedModel(load(folder), folder.card, CPU)
-    export(model.entry(), model.cap, 8, CPU)
+    export(model.entry(), model.target())
 
 
-def test_without_a_compiler_nothing_is_written(tmp_path, monkeypatch):
+def test_without_any_compiler_nothing_is_written(tmp_path, monkeypatch, no_openvino):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     verdict = judge(net(tmp_path), tmp_path / "cache")
     assert verdict.state == "no-compiler"
     assert "g++" in verdict.detail
+    assert "gradless[openvino]" in verdict.detail
     assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_openvino_needs_no_other_compiler(tmp_path, monkeypatch, always_worth_it):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    verdict = judge(net(tmp_path), tmp_path / "cache")
+    assert verdict.state == "compiled"
+    assert verdict.package.endswith(".openvino")
+
+
+def refusing(compiler):
+    def refuse(program, file, target):
+        raise CannotCompileError("failed", "it has no such operator")
+
+    return dataclasses.replace(compiler, build=refuse)
+
+
+def test_who_refuses_leaves_it_to_the_others_and_is_told_of(tmp_path, monkeypatch, built, always_worth_it):
+    monkeypatch.setattr(compiling, "COMPILERS", [refusing(COMPILERS[0]), *compiling.COMPILERS])
+    verdict = judge(net(tmp_path), tmp_path / "cache")
+    assert verdict.state == "compiled"
+    assert verdict.package.endswith(".pt2")
+    assert "it has no such operator" in verdict.detail
+
+
+def test_when_all_refuse_eager_stays_and_the_verdict_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "COMPILERS", [refusing(COMPILERS[0])])
+    verdict = judge(net(tmp_path), tmp_path / "cache")
+    assert verdict.state == "failed"
+    assert verdict.detail == "it has no such operator"
 
 
 def test_a_cache_that_others_can_write_is_not_used(tmp_path):

@@ -21,7 +21,7 @@ def packages(tmp_path):
 
 
 def kept(packages, tmp_path, key="k", content=b"native code"):
-    file = tmp_path / "built"
+    file = tmp_path / "built.pt2"
     file.write_bytes(content)
     return packages.write(key, WON, file)
 

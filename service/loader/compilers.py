@@ -1,0 +1,60 @@
+"""Who can make a package of an exported graph. Another one is a file beside these, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.loader import inductor, openvino
+from service.loader.compiled import Target
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """One way from an exported graph to a file, and from that to a function.
+
+    Attributes:
+        name: the candidate's, in verdicts.
+        suffix: of its files.
+        need: raises CannotCompileError where it cannot be used.
+        build: writes the package; raises CannotCompileError where it refuses.
+        load: gives the package's function.
+        thorough: whether it takes long and wins a few per cent at most: it is tried where there is time.
+    """
+
+    name: str
+    suffix: str
+    need: Callable[[Target], None]
+    build: Callable[[torch.export.ExportedProgram, Path, Target], None]
+    load: Callable[[Path, Target], Callable[[Tensor], Any]]
+    thorough: bool = False
+
+
+def _inductor(name: str, max_autotune: bool) -> Compiler:
+    build = partial(inductor.build, max_autotune=max_autotune)
+    return Compiler(name, inductor.SUFFIX, inductor.need, build, inductor.load, thorough=max_autotune)
+
+
+COMPILERS = (
+    Compiler("openvino", openvino.SUFFIX, openvino.need, openvino.build, openvino.load),
+    _inductor("aot_inductor", max_autotune=False),
+    _inductor("aot_inductor, max-autotune", max_autotune=True),
+)
+
+
+def load_package(file: Path, target: Target) -> Callable[[Tensor], Any]:
+    """The function that a package holds, by whose suffix it has. Whoever calls this has looked at whose file it is.
+
+    Raises:
+        LookupError: nobody makes such files.
+    """
+    for compiler in COMPILERS:
+        if compiler.suffix == file.suffix:
+            return compiler.load(file, target)
+    raise LookupError(f"{file.name} has the suffix of no compiler")

@@ -1,0 +1,110 @@
+"""OpenVINO computes in what the card says, keeps what it gave, and tells nobody of what it is given."""
+
+import dataclasses
+import importlib.metadata
+
+import openvino_telemetry
+import pytest
+import torch
+
+from service.engine.model import ServedModel
+from service.loader import openvino
+from service.loader.artefact import artefact_key
+from service.loader.compiled import CannotCompileError, export
+from service.loader.load import load
+from service.loader.probes import probes
+from service.loader.report import Tuning
+from tests.support.tiny import tiny
+
+CPU = torch.device("cpu")
+CODE = """\
+from torch import nn
+
+
+def tiny():
+    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(1024, 5))
+"""
+
+
+def served(root, *lines):
+    folder = tiny(root, "random:1", *lines, code=CODE)
+    model = ServedModel(load(folder), folder.card, CPU)
+    model.apply(Tuning("channels_last", 1))  # weights that are not contiguous
+    return model
+
+
+def compiled(model, root, **changes):
+    target = dataclasses.replace(model.target(), threads=1)
+    file = root / f"net{openvino.SUFFIX}"
+    openvino.build(export(model.entry(), target), file, target)
+    return openvino.load(file, dataclasses.replace(target, **changes))
+
+
+def test_what_one_forward_gave_the_next_does_not_change(tmp_path):
+    model = served(tmp_path)
+    forward = compiled(model, tmp_path)
+    pixels = probes(4, model.loaded.input.crop)
+    with torch.inference_mode():
+        first = forward(pixels[:2])
+        kept = first.clone()
+        second = forward(pixels[2:])
+    assert torch.equal(first, kept)
+    assert not torch.equal(first, second)
+    assert first.is_inference()
+
+
+def test_a_package_takes_up_to_the_cap_and_no_more(tmp_path):
+    model = served(tmp_path)
+    forward = compiled(model, tmp_path)
+    pixels = probes(model.cap + 1, model.loaded.input.crop)
+    for size in range(1, model.cap + 1):
+        assert forward(pixels[:size]).shape == (size, model.loaded.classes)
+    with pytest.raises(RuntimeError):
+        forward(pixels)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_computes_in_what_the_card_says(tmp_path, dtype):
+    """Left alone it takes bfloat16 wherever the processor has it, and is then further from eager in float32."""
+    model = served(tmp_path, f'dtype = "{dtype}"')
+    pixels = probes(4, model.loaded.input.crop)
+    with torch.inference_mode():
+        eager, found = model.run_batch(pixels).float(), compiled(model, tmp_path)(pixels)
+    assert found.dtype == torch.float32
+    share = float((found - eager).abs().max() / eager.abs().max())
+    assert share <= (1e-5 if dtype == "float32" else 0.05)
+
+
+def test_nothing_is_told_to_its_makers(tmp_path, monkeypatch):
+    told = []
+    for name in ("start_session", "send_event"):
+        monkeypatch.setattr(
+            openvino_telemetry.Telemetry, name, lambda self, *words, name=name, **more: told.append(name)
+        )
+    compiled(served(tmp_path), tmp_path)
+    assert told == []
+
+
+def test_elsewhere_than_on_a_cpu_it_is_not_asked(tmp_path):
+    target = dataclasses.replace(served(tmp_path).target(), device=torch.device("cuda"))
+    with pytest.raises(CannotCompileError, match="CPUs only"):
+        openvino.need(target)
+
+
+def test_what_was_made_by_another_release_of_it_is_not_looked_at(monkeypatch):
+    """Nor is a verdict that was given before it was installed."""
+
+    def key():
+        return artefact_key("v", "float32", (8, 3, 8, 8), CPU)
+
+    here, version = key(), importlib.metadata.version
+
+    def absent(name):
+        if name == "openvino":
+            raise importlib.metadata.PackageNotFoundError
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    without = key()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "openvino" else version(name))
+    assert len({here, without, key()}) == 3
