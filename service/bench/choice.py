@@ -31,13 +31,14 @@ def folder_of_one(name: str, folder: Path, dtype: str = "") -> Iterator[Path]:
     """A models folder with that model alone, of a card that says no `dtype` in that one."""
     with tempfile.TemporaryDirectory(prefix="gradless-bench-") as models:
         there = Path(models, name)
-        there.mkdir()
-        for file in folder.resolve().iterdir():
-            (there / file.name).symlink_to(file)
-        if dtype:
-            card = (there / CARD_FILE).read_text()
-            (there / CARD_FILE).unlink()
-            (there / CARD_FILE).write_text(f'dtype = "{dtype}"\n{card}')
+        if not dtype:
+            there.symlink_to(folder.resolve())
+        else:
+            there.mkdir()
+            for file in folder.resolve().iterdir():
+                if file.name != CARD_FILE:
+                    (there / file.name).symlink_to(file)
+            (there / CARD_FILE).write_text(f'dtype = "{dtype}"\n{(folder / CARD_FILE).read_text()}')
         yield Path(models)
 
 

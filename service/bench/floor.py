@@ -18,10 +18,11 @@ import torch, torchvision
 from service.loader.load import load
 from service.loader.repository import find_models
 models, name = sys.argv[1:]
-loaded = load(find_models(Path(models))[name])
+folder = find_models(Path(models))[name]
+loaded = load(folder)
 crop = loaded.input.crop
 with torch.inference_mode():
-    loaded.module(torch.zeros(1, 3, crop, crop))
+    loaded.module(torch.zeros(1, 3, crop, crop, dtype=getattr(torch, folder.card.dtype)))
 """
 
 

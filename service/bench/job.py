@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from service.cores import usable_cores
 from service.engine.model import ServedModel
 from service.loader.compilers import load_package
 from service.loader.load import load
-from service.loader.report import Tuning
+from service.loader.report import Tuned, Tuning
 from service.loader.repository import find_models
 from service.loader.weights import resolved_input
 from service.settings import Settings
@@ -59,13 +58,12 @@ class Order(msgspec.Struct, frozen=True):
 def job_order(settings: Settings, models: Path, shown: dict[str, Any]) -> Order:
     """The job of a model as a server shows it at `/models/{model}`: in its memory format, up to its largest batch."""
     device = settings.first_device(torch.cuda.is_available())
-    threads = settings.threads or usable_cores()
     verdict = shown.get("optimization") or {}
     package = ""
     if verdict.get("state") == "compiled":
         package = str(settings.cache.expanduser() / "compiled" / verdict["package"])
     largest = shown["batch_sizes"][-1]
-    return Order(str(models), shown["name"], shown["memory_format"], threads, largest, device, package)
+    return Order(str(models), shown["name"], shown["memory_format"], shown["threads"], largest, device, package)
 
 
 def decoder(order: Order) -> Callable[[bytes], Tensor]:
@@ -89,8 +87,10 @@ class Job:
     def __init__(self, order: Order) -> None:
         torch.set_num_threads(order.threads)
         folder = find_models(Path(order.models))[order.name]
-        self._model = ServedModel(load(folder), folder.card, torch.device(order.device))
-        self._model.tune(Tuning(order.memory_format, order.threads), order.threads)
+        tuning = Tuning(order.memory_format, order.threads, order.cap)
+        tuned = Tuned(tuning, [], 0.0, "")
+        self._model = ServedModel(load(folder), folder.card, torch.device(order.device), tuned)
+        self._model.tune(tuning, order.threads)
         self.sizes = self._model.sizes
         self.crop = self._model.loaded.input.crop
         self.decode = decoder(order)

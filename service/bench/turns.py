@@ -21,6 +21,7 @@ from service.bench.machine import computes_bfloat16, peak_flops
 from service.bench.measure import Run, generate, measure, percentiles
 from service.bench.results import Alone, Bare, Load, Model, OpenLoop, Step
 from service.bench.servers import Server, fetch, gradless, peer, somebody_elses
+from service.errors import ConfigurationError
 from service.settings import Settings
 
 CLIENTS = (1, 8, 32, 64)
@@ -103,7 +104,10 @@ class Bench:
             return []
         self._say("compiling in bfloat16")
         models = running.enter_context(folder_of_one(self._name, self._folder, "bfloat16"))
-        server = running.enter_context(gradless([*self._flags, models], self._name, self._crop))
+        try:
+            server = running.enter_context(gradless([*self._flags, models], self._name, self._crop))
+        except ConfigurationError:  # it does not compute in it, or fails the proof there
+            return []
         server.name = "bfloat16"
         settled(server, self._name)
         server.suspend()

@@ -83,34 +83,31 @@ def compile_model(
         return Judged(folder.name, loaded.version, Verdict("unsafe-cache", why))
     key = model.artefact_key(place.threads)
     with packages.building(), tempfile.TemporaryDirectory(prefix="gradless-compile-") as work:
-        if (known := packages.read(key)) and not anew and (not thorough or is_thorough(known)):
+        able, missing = _able(model.target(), thorough)
+        if (known := packages.read(key)) and not anew and {each.name for each in able} <= {*known.compilers}:
             return Judged(folder.name, loaded.version, known)
         began = time.perf_counter()
         model.tune(tunings.get(loaded.version) or records.read_tuning(key), place.threads)
         try:
-            able = _able(model.target(), thorough)
-            verdict, winner = _judge(model, able, pictures(model), Path(work))
+            if not able:
+                raise CannotCompileError("no-compiler", "; ".join(missing))
+            verdict, winner = _judge(model, able, missing, pictures(model), Path(work))
         except CannotCompileError as error:
             verdict, winner = Verdict(error.state, str(error), model.tuning), None
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        verdict = msgspec.structs.replace(verdict, build_seconds=time.perf_counter() - began, made=made)
+        verdict = msgspec.structs.replace(
+            verdict,
+            compilers=[compiler.name for compiler in able],
+            build_seconds=time.perf_counter() - began,
+            made=made,
+        )
         if verdict.state != "no-compiler":  # it may be installed tomorrow
             verdict = packages.write(key, verdict, winner)
     return Judged(folder.name, loaded.version, verdict)
 
 
-def is_thorough(verdict: Verdict) -> bool:
-    """Whether all that can be tried was, or nothing can be."""
-    tried = {candidate.name for candidate in verdict.candidates}
-    return not tried or any(compiler.name in tried for compiler in COMPILERS if compiler.thorough)
-
-
-def _able(target: Target, thorough: bool) -> list[Compiler]:
-    """The compilers that can be used here.
-
-    Raises:
-        CannotCompileError: there is none.
-    """
+def _able(target: Target, thorough: bool) -> tuple[list[Compiler], list[str]]:
+    """The compilers that can be used here, and why others cannot."""
     able, missing = [], []
     for compiler in COMPILERS:
         if compiler.thorough and not thorough:
@@ -120,9 +117,7 @@ def _able(target: Target, thorough: bool) -> list[Compiler]:
             able.append(compiler)
         except CannotCompileError as error:
             missing.append(str(error))
-    if not able:
-        raise CannotCompileError("no-compiler", "; ".join(dict.fromkeys(missing)))
-    return able
+    return able, list(dict.fromkeys(missing))
 
 
 @dataclass(frozen=True)
@@ -151,13 +146,17 @@ def _build(model: ServedModel, able: list[Compiler], work: Path) -> tuple[list[B
             built.append(Built(compiler.name, file, compiler.load(file, target)))
         except CannotCompileError as error:
             refused.append(error)
+        except Exception as error:  # a library that is not whole, or another release of it
+            refused.append(CannotCompileError.because("failed", compiler.name, error))
     if not built:
         raise CannotCompileError(refused[0].state, "; ".join(map(str, refused)))
     return built, [str(error) for error in refused]
 
 
-def _judge(model: ServedModel, able: list[Compiler], real: Tensor, work: Path) -> tuple[Verdict, Path | None]:
-    """Whether a package answers, and the file of the one that does.
+def _judge(
+    model: ServedModel, able: list[Compiler], missing: list[str], real: Tensor, work: Path
+) -> tuple[Verdict, Path | None]:
+    """Whether a package answers, and the file of the one that does; `missing` is why some were not asked.
 
     Raises:
         CannotCompileError: there is none, or they give other answers.
@@ -169,11 +168,17 @@ def _judge(model: ServedModel, able: list[Compiler], real: Tensor, work: Path) -
     timings = {f"eager, {name}": model.times(Tuning(name, eager.threads)) for name in others}
     model.apply(eager)
     with torch.inference_mode():
-        agreements = {one.name: agreement(model, one.forward, torch.cat([made_up, real])) for one in built}
-        right = [one for one in built if agreements[one.name].difference <= tolerance_of(model.module)]
-        refused += [_differs(one.name, agreements[one.name], model) for one in built if one not in right]
+        agreements: dict[str, Agreement] = {}
+        for one in built:
+            try:
+                agreements[one.name] = agreement(model, one.forward, torch.cat([made_up, real]))
+            except Exception as error:  # of its forward
+                refused.append(str(CannotCompileError.because("failed", one.name, error)))
+        agreeing = [name for name, found in agreements.items() if found.difference <= tolerance_of(model.module)]
+        right = [one for one in built if one.name in agreeing]
+        refused += [_differs(name, found, model) for name, found in agreements.items() if name not in agreeing]
         if not right:
-            raise CannotCompileError("differs", "; ".join(refused))
+            raise CannotCompileError("differs", "; ".join(refused + missing))
         timings |= race(model, {f"eager, {eager.memory_format}": None} | {one.name: one.forward for one in right})
         best = min(right, key=lambda one: score(timings[one.name]))
         with model.on_trial(best.forward):
@@ -183,13 +188,13 @@ def _judge(model: ServedModel, able: list[Compiler], real: Tensor, work: Path) -
     told = f"{best.name} takes {share:.2f} of the time of the eager forward, over all batch sizes"
     verdict = Verdict(
         "compiled" if share <= WORTH_IT else "slower",
-        "; ".join([told, *refused]),
+        "; ".join([told, *refused, *missing]),
         eager,
-        [Candidate(name, seconds) for name, seconds in timings.items()],
-        f"{len(made_up)} made-up pictures and {len(real)} photographs, at batch sizes {model.sizes}",
-        found.difference,
-        found.probability_difference,
-        found.equal_bits,
+        candidates=[Candidate(name, seconds) for name, seconds in timings.items()],
+        inputs=f"{len(made_up)} made-up pictures and {len(real)} photographs, at batch sizes {model.sizes}",
+        difference=found.difference,
+        probability_difference=found.probability_difference,
+        equal_bits=found.equal_bits,
         probe=probe,
     )
     return verdict, best.file if verdict.state == "compiled" else None

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
+#: In the words of torch, of the C library, of C++ and of OpenVINO.
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "Failed to allocate",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

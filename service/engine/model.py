@@ -116,6 +116,11 @@ class ServedModel:
         """What a package of it is made for: as it runs now, for up to the cap."""
         return Target(self._device, self.tuning.threads, self._dtype, self.cap, self.loaded.input.crop)
 
+    def _measured_with(self, verdict: Verdict) -> Target:
+        """Whatever was found out since, a package runs with the threads that it was measured with."""
+        threads = verdict.tuning.threads if verdict.tuning else self.tuning.threads
+        return dataclasses.replace(self.target(), threads=threads)
+
     def run_package(self, package: Callable[[Tensor], Any], sha256: str) -> None:
         """Answer with this from now on."""
         self._forward, self._package = package, sha256
@@ -139,7 +144,7 @@ class ServedModel:
         with packages.trying(key):
             self.run_eager()
             eager = self.run_batch(self._probe)
-            self.run_package(load_package(file, self.target()), verdict.sha256)
+            self.run_package(load_package(file, self._measured_with(verdict)), verdict.sha256)
             compiled = self.run_batch(self._probe)
             if bits(compiled) != verdict.probe:
                 raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")

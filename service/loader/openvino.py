@@ -45,13 +45,13 @@ def build(program: torch.export.ExportedProgram, file: Path, target: Target) -> 
     Raises:
         CannotCompileError: it cannot convert an operator, or does not compile what it has converted.
     """
-    import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-
-    front_end = FrontEndManager().load_by_framework("pytorch")
     logging.disable(logging.WARNING)  # it warns, with a traceback, of operators that this torch has no decomposition of
     try:
+        import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+        front_end = FrontEndManager().load_by_framework("pytorch")
         with torch.no_grad(), _contiguous(program):
             decoder = TorchFXPythonDecoder.from_exported_program(program)
             model = front_end.convert(front_end.load(decoder))
@@ -73,14 +73,18 @@ def _contiguous(program: torch.export.ExportedProgram) -> Iterator[None]:
     It would copy others, and let go of a copy in bfloat16 while its model still reads it: OpenVINO 2026.4 then gives
     NaN.
     """
-    kept = dict(program.state_dict)
-    for name, tensor in kept.items():
-        if not tensor.is_contiguous():
-            program.state_dict[name] = nn.Parameter(tensor.detach().contiguous(), requires_grad=False)
+    held = (program.state_dict, program.constants)
+    kept = [dict(tensors) for tensors in held]
+    for tensors in held:
+        for name, tensor in tensors.items():
+            if isinstance(tensor, Tensor) and not tensor.is_contiguous():
+                whole = tensor.detach().contiguous()
+                tensors[name] = nn.Parameter(whole, False) if isinstance(tensor, nn.Parameter) else whole
     try:
         yield
     finally:
-        program.state_dict.update(kept)
+        for tensors, before in zip(held, kept, strict=True):
+            tensors.update(before)
 
 
 def load(file: Path, target: Target) -> Callable[[Tensor], Tensor]:

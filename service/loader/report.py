@@ -162,6 +162,7 @@ class Verdict(msgspec.Struct, frozen=True):
             `unsafe-cache` or `failed`.
         detail: the same in words.
         tuning: how the eager forward ran that the package was held against.
+        compilers: who was asked for a package.
         candidates: everything that was measured.
         inputs: what the package was held against eager on, in words.
         difference: the largest, as a share of the largest output.
@@ -177,6 +178,7 @@ class Verdict(msgspec.Struct, frozen=True):
     state: str
     detail: str
     tuning: Tuning | None = None
+    compilers: list[str] = []
     candidates: list[Candidate] = []
     inputs: str = ""
     difference: float = 0.0

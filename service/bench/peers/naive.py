@@ -24,7 +24,8 @@ from service.loader.repository import find_models
 
 def main() -> None:
     order = Order.from_environment()
-    loaded = load(find_models(Path(order.models))[order.name])
+    folder = find_models(Path(order.models))[order.name]
+    loaded = load(folder)
     model, seen = loaded.module, loaded.input
     preprocess = v2.Compose(
         [
@@ -33,6 +34,7 @@ def main() -> None:
             v2.CenterCrop(seen.crop),
             v2.ToDtype(torch.float32),
             v2.Normalize(seen.mean, seen.std),
+            v2.ToDtype(getattr(torch, folder.card.dtype)),
         ]
     )
     app = FastAPI()

@@ -18,6 +18,7 @@ from service.loader.load import load
 from service.loader.packages import Packages, RefusedPackageError
 from service.loader.probes import probes
 from service.loader.proof import prove
+from service.loader.report import Tuning
 from service.loader.repository import find_models
 from tests.support.tiny import tiny
 
@@ -237,6 +238,67 @@ def test_who_refuses_leaves_it_to_the_others_and_is_told_of(tmp_path, monkeypatc
     assert verdict.state == "compiled"
     assert verdict.package.endswith(".pt2")
     assert "it has no such operator" in verdict.detail
+
+
+def failing(words):
+    def fail(*anything):
+        raise RuntimeError(words)
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"build": failing("no such symbol")},
+        {"load": failing("no such symbol")},
+        {"load": lambda *_: failing("no such")},
+    ],
+    ids=["when it builds", "when it loads", "in its forward"],
+)
+def test_whoever_fails_unexpectedly_leaves_it_to_the_others_too(tmp_path, monkeypatch, built, always_worth_it, changes):
+    copying = compiling.COMPILERS[0]
+    faulty = dataclasses.replace(COMPILERS[0], name="faulty", **({"build": copying.build} | changes))
+    monkeypatch.setattr(compiling, "COMPILERS", [faulty, copying])
+    verdict = judge(net(tmp_path), tmp_path / "cache")
+    assert verdict.state == "compiled"
+    assert verdict.package.endswith(".pt2")
+    assert "faulty: RuntimeError: no such" in verdict.detail
+
+
+def test_who_was_not_there_is_asked_when_it_is(tmp_path, monkeypatch, built, always_worth_it):
+    def absent(target):
+        raise CannotCompileError("no-compiler", "it is not installed")
+
+    first, second = compiling.COMPILERS
+    second = dataclasses.replace(second, thorough=False)
+    monkeypatch.setattr(compiling, "COMPILERS", [first, dataclasses.replace(second, need=absent)])
+    folder, cache = net(tmp_path), tmp_path / "cache"
+    alone = judge(folder, cache)
+    assert alone.compilers == [first.name]
+    assert "it is not installed" in alone.detail
+    assert judge(folder, cache) == alone
+    monkeypatch.setattr(compiling, "COMPILERS", [first, second])
+    both = judge(folder, cache)
+    assert both.compilers == [first.name, second.name]
+    assert judge(folder, cache) == both
+    monkeypatch.setattr(compiling, "COMPILERS", [first])
+    assert judge(folder, cache) == both
+
+
+def test_a_package_runs_with_the_threads_that_it_was_measured_with(tmp_path, monkeypatch, always_worth_it):
+    """Whatever `gradless bench --tune` has found out since."""
+    import service.engine.model as serving
+
+    folder, cache = net(tmp_path), tmp_path / "cache"
+    verdict = judge(folder, cache)
+    model = ServedModel(load(folder), folder.card, CPU)
+    model.apply(Tuning("contiguous_format", verdict.tuning.threads + 1))
+    seen = []
+    monkeypatch.setattr(serving, "load_package", lambda *asked: seen.append(asked[1].threads) or load_package(*asked))
+    with torch.inference_mode():
+        model.use_package(Packages(cache), model.artefact_key(1), verdict)
+    assert seen == [verdict.tuning.threads]
 
 
 def test_when_all_refuse_eager_stays_and_the_verdict_says_why(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from service.engine.failures import is_device_lost, is_out_of_memory
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("Exception from src/inference: Failed to allocate 8589934592 bytes of memory"),
         MemoryError(),
     ],
 )
