@@ -106,6 +106,16 @@ def test_the_compiled_package_that_is_in_it_answers(container, model):
     assert [line for line in container.log() if line["level"] in ("warning", "error")] == []
 
 
+def test_with_a_cache_that_it_can_write_it_compiles_behind_serving(image):
+    """As on another model of processor than the image was built on, or with models of one's own."""
+    with Container("--env", "GRADLESS_CACHE=/tmp/gradless") as container:
+        assert optimization(container) in ("pending", "compiled")
+        wait_for(lambda: optimization(container) == "compiled", 240, "the package answers")
+        [told] = [line for line in container.log() if line["event"] == "optimised"]
+        assert told["detail"].startswith("openvino takes")
+        assert "there is no g++ on the PATH" in told["detail"]
+
+
 def test_its_health_check_passes(container):
     podman("healthcheck", "run", container.name)
 
