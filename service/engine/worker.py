@@ -220,7 +220,7 @@ class Worker(threading.Thread):
                 return report, verdict
             log.error("package fails the proof", model=model.loaded.name, why=refusal, then="eager answers")
             model.run_eager()
-            verdict = Verdict("differs", f"the package fails the proof: {refusal}", verdict.tuning)
+            verdict = verdict.condemned(f"the package fails the proof: {refusal}")
             self._packages.condemn(model.artefact_key(self._threads), verdict)
         return self._prove(model), verdict
 

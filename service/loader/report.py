@@ -190,6 +190,10 @@ class Verdict(msgspec.Struct, frozen=True):
     build_seconds: float = 0.0
     made: str = ""
 
+    def condemned(self, detail: str) -> Verdict:
+        """The no of a package that has won and may not answer all the same; who made it is not asked again."""
+        return Verdict("differs", detail, self.tuning, self.compilers)
+
 
 PENDING = Verdict("pending", "it answers eager until its package is built")
 

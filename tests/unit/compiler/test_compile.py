@@ -286,6 +286,15 @@ def test_who_was_not_there_is_asked_when_it_is(tmp_path, monkeypatch, built, alw
     assert judge(folder, cache) == both
 
 
+def test_whose_package_was_condemned_is_not_asked_again(tmp_path, built, always_worth_it):
+    folder, cache = net(tmp_path), tmp_path / "cache"
+    key = ServedModel(load(folder), folder.card, CPU).artefact_key(1)
+    condemned = judge(folder, cache).condemned("it fails the proof")
+    Packages(cache).condemn(key, condemned)
+    assert judge(folder, cache) == condemned
+    assert built == [False]
+
+
 def test_a_package_runs_with_the_threads_that_it_was_measured_with(tmp_path, monkeypatch, always_worth_it):
     """Whatever `gradless bench --tune` has found out since."""
     import service.engine.model as serving
