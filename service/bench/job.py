@@ -87,10 +87,8 @@ class Job:
     def __init__(self, order: Order) -> None:
         torch.set_num_threads(order.threads)
         folder = find_models(Path(order.models))[order.name]
-        tuning = Tuning(order.memory_format, order.threads, order.cap)
-        tuned = Tuned(tuning, [], 0.0, "")
+        tuned = Tuned(Tuning(order.memory_format, order.threads, order.cap), [], 0.0, "")
         self._model = ServedModel(load(folder), folder.card, torch.device(order.device), tuned)
-        self._model.tune(tuning, order.threads)
         self.sizes = self._model.sizes
         self.crop = self._model.loaded.input.crop
         self.decode = decoder(order)

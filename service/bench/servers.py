@@ -81,7 +81,7 @@ class Server:
         return sum(self._each(_anonymous_pss)) + sum(files.values())
 
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU time of its living processes so far, by what they are called; all of a peer's are called that."""
+        """CPU time of its living processes so far, by what they are called; a peer's together."""
         spent: dict[str, float] = {}
         for title, seconds in self._each(lambda process: (_title(process), float(sum(process.cpu_times()[:2])))):
             spent[title] = spent.get(title, 0.0) + seconds
@@ -113,8 +113,8 @@ class Server:
 def _title(process: psutil.Process) -> str:
     """`engine`, `front end`, … of one of ours."""
     words = " ".join(process.cmdline())
-    found = re.match(r"gradless: ([a-z ]+[a-z])", words)
-    return found[1].removesuffix(" cpu").removesuffix(" cuda") if found else "all"
+    found = re.match(r"gradless: (front end|fork server|\w+)", words)
+    return found[1] if found else "all"
 
 
 def _anonymous_pss(process: psutil.Process) -> int:

@@ -190,7 +190,7 @@ def alone(order: Order, shown: dict[str, Any]) -> Alone | None:
     if not candidates:
         return None
     seconds = {one["name"]: {int(size): spent for size, spent in one["seconds"].items()} for one in candidates}
-    return Alone(seconds, flops(order), peak_flops(torch.device(order.device), shown["threads"]))
+    return Alone(seconds, flops(order), peak_flops(torch.device(order.device), order.threads))
 
 
 def settled(server: Server, model: str) -> dict[str, Any]:

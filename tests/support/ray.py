@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import httpx
 import psutil
 import yaml
 
+from tests.support.proxy import free_ports
 from tests.support.server import wait_for
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "ray"
@@ -33,11 +33,6 @@ _OBJECT_STORE = 80 << 20
 
 def is_missing() -> bool:
     return importlib.util.find_spec("ray") is None
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class RayCluster:
@@ -60,7 +55,8 @@ class RayCluster:
             },
         )
         self._nodes, self._cpus = nodes, cpus
-        self.dashboard, self._port = (f"http://127.0.0.1:{free_port()}", free_port())
+        dashboard, self._port = free_ports(2)
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
         self.url = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> RayCluster:

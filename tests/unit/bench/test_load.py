@@ -96,17 +96,29 @@ def test_an_open_loop_sends_at_its_rate_and_counts_a_stall_in_all_that_it_held_u
             time.sleep(0.5)
         return response()
 
+    stood_still = []
+
+    async def watch() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.01)
+            if (seconds := time.perf_counter() - began) > 0.1:
+                stood_still.append(seconds)
+
     async def run() -> Tally:
         async with answering(handle) as port:
-            return await open_loop(traffic(port, rate=100.0, seconds=1.5), http_requests(traffic(port)))
+            watching = asyncio.create_task(watch())
+            try:
+                return await open_loop(traffic(port, rate=100.0, seconds=1.5), http_requests(traffic(port)))
+            finally:
+                watching.cancel()
 
     tally = asyncio.run(run())
     assert stalled.is_set()
     assert 100 < tally.kinds["200"] < 220
     held_up = [latency for latency in tally.latencies_ms if latency > 100]
     # Of the 50 that were due in that half second 40 waited for longer than that; more where the machine stalls too.
-    assert len(held_up) > 20
-    assert min(tally.latencies_ms) < 100
+    assert 20 < len(held_up) < 120 * sum(stood_still)
     assert tally.failures == 0
 
 

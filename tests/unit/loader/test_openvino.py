@@ -33,11 +33,11 @@ def served(root, *lines):
     return model
 
 
-def compiled(model, root, **changes):
+def compiled(model, root):
     target = dataclasses.replace(model.target(), threads=1)
     file = root / f"net{openvino.SUFFIX}"
     openvino.build(export(model.entry(), target), file, target)
-    return openvino.load(file, dataclasses.replace(target, **changes))
+    return openvino.load(file, target)
 
 
 def test_what_one_forward_gave_the_next_does_not_change(tmp_path):
@@ -78,9 +78,7 @@ def test_it_computes_in_what_the_card_says(tmp_path, dtype):
 def test_nothing_is_told_to_its_makers(tmp_path, monkeypatch):
     told = []
     for name in ("start_session", "send_event"):
-        monkeypatch.setattr(
-            openvino_telemetry.Telemetry, name, lambda self, *words, name=name, **more: told.append(name)
-        )
+        monkeypatch.setattr(openvino_telemetry.Telemetry, name, lambda *words, **more: told.append(words))
     compiled(served(tmp_path), tmp_path)
     assert told == []
 
