@@ -12,13 +12,15 @@ import platform
 from pathlib import Path
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, mmap_dict, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 import service
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+#: Of which kinds of metric prometheus_client keeps a file for each process.
+_FILES = ("counter", "histogram", "gauge_livesum", "gauge_livemostrecent")
 
 
 class Metrics:
@@ -31,8 +33,7 @@ class Metrics:
     def __init__(self, role: str, folder: Path) -> None:
         if "_" in role:
             raise ValueError(f"role {role!r} holds an underscore, at which prometheus_client cuts file names")
-        for stale in folder.glob(f"gauge_*_{role}.db"):
-            stale.unlink()
+        _prepare_files(folder, role)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         values.ValueClass = values.MultiProcessValue(process_identifier=lambda: role)  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()  # values are read from the files; this one only keeps names unique
@@ -86,6 +87,21 @@ class Metrics:
 
     def announce_build(self, torch_version: str) -> None:
         self.build_info.labels(service.__version__, torch_version, platform.python_version()).set(1)
+
+
+def _prepare_files(folder: Path, role: str) -> None:
+    """Put the files that prometheus_client is about to open in place, each at once and with room in it.
+
+    The library creates a file empty and makes room in it afterwards; whoever reads the metrics in between, or after a
+    kill in between, finds less than the file's header and fails.
+    """
+    for kind in _FILES:
+        path = folder / f"{kind}_{role}.db"
+        if kind.startswith("gauge") or not path.exists():
+            blank = path.with_suffix(".new")  # a name that no reader looks for
+            with blank.open("wb") as file:
+                file.truncate(mmap_dict._INITIAL_MMAP_SIZE)
+            blank.replace(path)
 
 
 #: What an alert counts exists at 0 before it happens: a counter that appears at 1 has not increased.
