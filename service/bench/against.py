@@ -55,18 +55,23 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
     """
     folders = bench_models(settings, models)
     pairs: list[Pair] = []
+    forwards: dict[str, list[str]] = {}
     canaries: dict[str, list[list[float]]] = {}
     with _worktree(rev) as there, Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=len(folders) * rounds * len(CLIENTS))
         for name, folder in folders.items():
             with contextlib.ExitStack() as running:
                 one = running.enter_context(folder_of_one(name, folder))
-                servers = [running.enter_context(_server(settings, one, name, tree)) for tree in (None, there)]
-                shown, _ = (settled(server, name) for server in servers)
+                servers, told_by = [], []
+                for tree in (None, there):  # each compiles and measures its package while the other is suspended
+                    server = running.enter_context(_server(settings, one, name, tree))
+                    told_by.append(settled(server, name))
+                    server.suspend()
+                    servers.append(server)
+                shown = told_by[0]
+                forwards[name] = [_forward(told) for told in told_by]
                 order = msgspec.structs.replace(job_order(settings, one, shown), package="")
                 bare, sizes = running.enter_context(bare_loop(order))
-                for server in servers:
-                    server.suspend()
                 runs: dict[int, list[tuple[Run, Run]]] = {clients: [] for clients in CLIENTS}
                 canaries[name] = []
                 for turn in range(rounds):
@@ -79,7 +84,7 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
                         progress.advance(task)
                     canaries[name].append(told)
                 pairs += [_pair(name, clients, done) for clients, done in runs.items()]
-    _print(pairs, {name: moved(rates) for name, rates in canaries.items()}, rev, as_json)
+    _print(pairs, forwards, {name: moved(rates) for name, rates in canaries.items()}, rev, as_json)
     failed = any(pair.failures or pair.failures_there for pair in pairs)
     return 1 if failed or any(moved(rates) > MOST_MOVED for rates in canaries.values()) else 0
 
@@ -112,6 +117,13 @@ def _server(settings: Settings, models: Path, name: str, tree: Path | None) -> I
             yield server
 
 
+def _forward(shown: dict) -> str:  # type: ignore[type-arg]
+    """What a server answers with: the kind of its package, or eager."""
+    package = (shown.get("optimization") or {}).get("package", "")
+    what = f"{Path(package).suffix} package" if package else f"eager, {shown['memory_format']}"
+    return f"{what}, {shown['threads']} threads"
+
+
 def _measured(server: Server, shown: dict, clients: int, seconds: float) -> Run:  # type: ignore[type-arg]
     with server.awake():
         return measure(server, server.traffic(shown["input"]["crop"], seconds, clients=clients), shown["name"])
@@ -132,10 +144,12 @@ def _pair(model: str, clients: int, done: list[tuple[Run, Run]]) -> Pair:
     )
 
 
-def _print(pairs: list[Pair], moved_by: dict[str, float], rev: str, as_json: bool) -> None:
+def _print(
+    pairs: list[Pair], forwards: dict[str, list[str]], moved_by: dict[str, float], rev: str, as_json: bool
+) -> None:
     if as_json:
-        told = {"here": commit(), "there": rev, "pairs": [asdict(pair) for pair in pairs], "bare_loop_moved": moved_by}
-        print(json.dumps(told, indent=2))
+        told = {"here": commit(), "there": rev, "pairs": [asdict(pair) for pair in pairs]}
+        print(json.dumps(told | {"forwards": forwards, "bare_loop_moved": moved_by}, indent=2))
         return
     table = Table(title=f"{commit()} beside {rev}, in turns; medians", title_justify="left")
     for column, heading in enumerate(("model", "clients", "pictures/s", rev, "ratio", "p50, ms", rev, "ratio")):
@@ -145,6 +159,8 @@ def _print(pairs: list[Pair], moved_by: dict[str, float], rev: str, as_json: boo
         times = (f"{pair.p50_ms:.1f}", f"{pair.p50_ms_there:.1f}", f"{pair.p50_ratio:.2f}")
         table.add_row(pair.model, str(pair.clients), *rates, *times)
     Console(width=120).print(table)
+    for name, (here, there) in forwards.items():
+        print(f"{name}: {here}; {rev}: {there}.")
     for name, share in moved_by.items():
         verdict = "no conclusion" if share > MOST_MOVED else "quiet enough"
         print(f"{name}: the bare loop moved by {share:.0%} between the rounds: {verdict}.")

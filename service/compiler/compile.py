@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from service.engine.model import FORMATS, ServedModel, tuning_key
 from service.loader.artefact import Records
-from service.loader.compiled import CannotCompileError, Target, export
+from service.loader.compiled import CannotCompileError, Package, Target, export
 from service.loader.compilers import COMPILERS, Compiler
 from service.loader.load import load
 from service.loader.packages import Packages, ruled_out
@@ -122,11 +121,11 @@ def _able(target: Target, thorough: bool) -> tuple[list[Compiler], list[str]]:
 
 @dataclass(frozen=True)
 class Built:
-    """A package: its candidate's name, its file, and the function in it."""
+    """A package, its candidate's name and its file."""
 
     name: str
     file: Path
-    forward: Callable[[Tensor], Any]
+    package: Package
 
 
 def _build(model: ServedModel, able: list[Compiler], work: Path) -> tuple[list[Built], list[str]]:
@@ -171,7 +170,7 @@ def _judge(
         agreements: dict[str, Agreement] = {}
         for one in built:
             try:
-                agreements[one.name] = agreement(model, one.forward, torch.cat([made_up, real]))
+                agreements[one.name] = agreement(model, one.package, torch.cat([made_up, real]))
             except Exception as error:  # of its forward
                 refused.append(str(CannotCompileError.because("failed", one.name, error)))
         agreeing = [name for name, found in agreements.items() if found.difference <= tolerance_of(model.module)]
@@ -179,9 +178,9 @@ def _judge(
         refused += [_differs(name, found, model) for name, found in agreements.items() if name not in agreeing]
         if not right:
             raise CannotCompileError("differs", "; ".join(refused + missing))
-        timings |= race(model, {f"eager, {eager.memory_format}": None} | {one.name: one.forward for one in right})
+        timings |= race(model, {f"eager, {eager.memory_format}": None} | {one.name: one.package for one in right})
         best = min(right, key=lambda one: score(timings[one.name]))
-        with model.on_trial(best.forward):
+        with model.on_trial(best.package):
             probe = model.probe()
     share = score(timings[best.name]) / score(timings[f"eager, {eager.memory_format}"])
     found = agreements[best.name]
@@ -220,14 +219,14 @@ def _differs(name: str, found: Agreement, model: ServedModel) -> str:
     return f"{words}; {tolerance_of(model.module):.0e} is allowed"
 
 
-def agreement(model: ServedModel, forward: Callable[[Tensor], Any], inputs: Tensor) -> Agreement:
+def agreement(model: ServedModel, package: Package, inputs: Tensor) -> Agreement:
     """Run every input through both, in batches of each size; in inference mode."""
     difference = probability_difference = 0.0
     by_size = []
     for size in model.sizes:
         batches = [inputs[start : start + size] for start in range(0, len(inputs) - len(inputs) % size, size)]
         eager = torch.cat([model.run_batch(batch).float().cpu() for batch in batches])
-        with model.on_trial(forward):
+        with model.on_trial(package):
             compiled = torch.cat([model.run_batch(batch).float().cpu() for batch in batches])
         scale = float(eager.abs().max()) or 1.0
         if not math.isfinite(scale):
@@ -240,12 +239,12 @@ def agreement(model: ServedModel, forward: Callable[[Tensor], Any], inputs: Tens
     return Agreement(difference, probability_difference, equal)
 
 
-def race(model: ServedModel, forwards: Mapping[str, Callable[[Tensor], Any] | None]) -> dict[str, dict[int, float]]:
+def race(model: ServedModel, packages: Mapping[str, Package | None]) -> dict[str, dict[int, float]]:
     """By name and batch size the seconds of the best forward of several turns; None is eager. In inference mode."""
-    best: dict[str, dict[int, float]] = {name: {} for name in forwards}
+    best: dict[str, dict[int, float]] = {name: {} for name in packages}
     for _ in range(TURNS):
-        for name, forward in forwards.items():
-            with model.on_trial(forward) if forward else contextlib.nullcontext():
+        for name, package in packages.items():
+            with model.on_trial(package) if package else contextlib.nullcontext():
                 for size in model.sizes:
                     seconds = model.best_of(size, FORWARDS)
                     best[name][size] = min(seconds, best[name].get(size, seconds))

@@ -18,7 +18,7 @@ from service.engine.wire import ModelState
 from service.errors import ModelOutputInvalid
 from service.loader.artefact import artefact_key
 from service.loader.card import Card
-from service.loader.compiled import Entry, Target, bits
+from service.loader.compiled import Entry, Package, Target, bits
 from service.loader.compilers import load_package
 from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
@@ -90,8 +90,8 @@ class ServedModel:
         Raises:
             ModelOutputInvalid: the model did not give one row of class scores for each input.
         """
-        if torch.get_num_threads() != self.tuning.threads:
-            torch.set_num_threads(self.tuning.threads)
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
         logits = self._forward(pixels.to(self._device, non_blocking=True))
         if not isinstance(logits, Tensor) or logits.shape != (len(pixels), self.loaded.classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -121,12 +121,17 @@ class ServedModel:
         threads = verdict.tuning.threads if verdict.tuning else self.tuning.threads
         return dataclasses.replace(self.target(), threads=threads)
 
-    def run_package(self, package: Callable[[Tensor], Any], sha256: str) -> None:
+    def run_package(self, package: Package, sha256: str) -> None:
         """Answer with this from now on."""
         self._forward, self._package = package, sha256
 
+    @property
+    def _threads(self) -> int:
+        """torch's, in this thread, while it answers."""
+        return self._forward.intra_op_threads if isinstance(self._forward, Package) else self.tuning.threads
+
     @contextlib.contextmanager
-    def on_trial(self, package: Callable[[Tensor], Any]) -> Iterator[None]:
+    def on_trial(self, package: Package) -> Iterator[None]:
         """Answer with this inside, and eager again after it."""
         self.run_package(package, "on trial")
         try:

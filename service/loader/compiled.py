@@ -10,7 +10,7 @@ Source: https://docs.pytorch.org/docs/stable/export.html
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,23 @@ class Target:
     dtype: torch.dtype
     cap: int
     side: int
+
+
+@dataclass(frozen=True)
+class Package:
+    """The function that a package holds.
+
+    Attributes:
+        forward: from `(N, 3, side, side) uint8` to what the module gives.
+        intra_op_threads: torch's, while it answers. One where it brings threads of its own: two teams would spin for
+            the same cores, and what comes after the forward would wake torch's.
+    """
+
+    forward: Callable[[Tensor], Any]
+    intra_op_threads: int
+
+    def __call__(self, pixels: Tensor) -> Any:
+        return self.forward(pixels)
 
 
 def export(entry: Entry, target: Target) -> torch.export.ExportedProgram:

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from service.loader import inductor, openvino
-from service.loader.compiled import Target
+from service.loader.compiled import Package, Target
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Compiler:
         suffix: of its files.
         need: raises CannotCompileError where it cannot be used.
         build: writes the package; raises CannotCompileError where it refuses.
-        load: gives the package's function.
+        load: gives the package.
         thorough: whether it takes long and wins a few per cent at most: it is tried where there is time.
     """
 
@@ -32,7 +30,7 @@ class Compiler:
     suffix: str
     need: Callable[[Target], None]
     build: Callable[[torch.export.ExportedProgram, Path, Target], None]
-    load: Callable[[Path, Target], Callable[[Tensor], Any]]
+    load: Callable[[Path, Target], Package]
     thorough: bool = False
 
 
@@ -43,13 +41,20 @@ def _inductor(name: str, max_autotune: bool) -> Compiler:
 
 COMPILERS = (
     Compiler("openvino", openvino.SUFFIX, openvino.need, openvino.build, openvino.load),
+    Compiler(
+        "openvino, in pieces",
+        openvino.SUFFIX_IN_PIECES,
+        openvino.need,
+        openvino.build_in_pieces,
+        openvino.load_in_pieces,
+    ),
     _inductor("aot_inductor", max_autotune=False),
     _inductor("aot_inductor, max-autotune", max_autotune=True),
 )
 
 
-def load_package(file: Path, target: Target) -> Callable[[Tensor], Any]:
-    """The function that a package holds, by whose suffix it has. Whoever calls this has looked at whose file it is.
+def load_package(file: Path, target: Target) -> Package:
+    """A package, by whose suffix it has. Whoever calls this has looked at whose file it is.
 
     Raises:
         LookupError: nobody makes such files.

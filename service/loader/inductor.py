@@ -12,14 +12,11 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from service.loader.compiled import CannotCompileError, Target
+from service.loader.compiled import CannotCompileError, Package, Target
 
 SUFFIX = ".pt2"
 
@@ -50,10 +47,10 @@ def build(program: torch.export.ExportedProgram, file: Path, target: Target, max
         raise CannotCompileError.because("failed", "AOTInductor", error) from error
 
 
-def load(file: Path, target: Target) -> Callable[[Tensor], Any]:
+def load(file: Path, target: Target) -> Package:
     """The function that a package holds. Native code: whoever calls this has looked at whose file it is."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is no news
     # Where there is no compiler, torch calls the package outdated and loads it as it should.
     logging.getLogger("torch._inductor.package.package").setLevel(logging.ERROR)
     index = target.device.index if target.device.index is not None else -1
-    return torch._inductor.aoti_load_package(str(file), device_index=index)
+    return Package(torch._inductor.aoti_load_package(str(file), device_index=index), target.threads)

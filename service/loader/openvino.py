@@ -12,15 +12,23 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from service.loader.compiled import CannotCompileError, Target
+from service.loader.compiled import CannotCompileError, Package, Target
+
+if TYPE_CHECKING:
+    from openvino import InferRequest
 
 SUFFIX = ".openvino"
+SUFFIX_IN_PIECES = ".openvino-pieces"
+
+#: Examples that one thread computes at a time: with more, what it works on outgrows its core's cache.
+PIECE = 2
 
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
@@ -58,7 +66,7 @@ def build(program: torch.export.ExportedProgram, file: Path, target: Target) -> 
             model.reshape([openvino.Dimension(1, target.cap), 3, target.side, target.side])
             wanted = openvino.preprocess.PrePostProcessor(model)
             wanted.output().tensor().set_element_type(openvino.Type.f32)  # numpy hands it over, and has no bfloat16
-            compiled = openvino.Core().compile_model(wanted.build(), "CPU", _settings(target))
+            compiled = openvino.Core().compile_model(wanted.build(), "CPU", _settings(target, 1))
             file.write_bytes(compiled.export_model().getvalue())
     except Exception as error:
         raise CannotCompileError.because("failed", "OpenVINO", error) from error
@@ -87,28 +95,80 @@ def _contiguous(program: torch.export.ExportedProgram) -> Iterator[None]:
             tensors.update(before)
 
 
-def load(file: Path, target: Target) -> Callable[[Tensor], Tensor]:
-    """The function that a package holds: `(N, 3, side, side) uint8` on the CPU to `float32`."""
-    import openvino
+def load(file: Path, target: Target) -> Package:
+    """A package whose forwards all threads share, layer by layer."""
+    [request] = _requests(file, target, streams=1, count=1)
+    return Package(lambda pixels: _answer([request], [pixels]), 1)
 
-    request = openvino.Core().import_model(file.read_bytes(), "CPU", _settings(target)).create_infer_request()
+
+def build_in_pieces(program: torch.export.ExportedProgram, file: Path, target: Target) -> None:
+    """The same package, for who cuts batches.
+
+    Raises:
+        CannotCompileError: as `build`, or there is nothing to share between threads.
+    """
+    if _streams(target) == 1:
+        raise CannotCompileError("failed", "OpenVINO cuts no batch for one thread, nor one of one example")
+    build(program, file, target)
+
+
+def load_in_pieces(file: Path, target: Target) -> Package:
+    """A package that cuts a batch into pieces, each of which one stream takes from beginning to end.
+
+    Threads that share a forward wait for each other after every layer, spinning; and while a front end decodes the next
+    picture on one of their cores, all do. With more pieces than streams, who is held up takes fewer. On the other hand
+    each piece reads all weights. A batch too small to cut is shared.
+    """
+    streams = _streams(target)
+    whole = _requests(file, target, streams=1, count=1)
+    pieces = _requests(file, target, streams, count=_pieces(target.cap, streams))
 
     def forward(pixels: Tensor) -> Tensor:
-        request.set_input_tensor(openvino.Tensor(pixels.numpy(), shared_memory=True))
-        request.infer()
-        return torch.from_numpy(request.get_output_tensor().data).clone()  # the next forward writes there too
+        cut = pixels.tensor_split(_pieces(len(pixels), streams))
+        return _answer(pieces[: len(cut)] if len(cut) > 1 else whole, cut)
 
-    return forward
+    return Package(forward, 1)
 
 
-def _settings(target: Target) -> dict[str, object]:
-    """One forward at a time in so many threads, which the kernel may move: other processes use these cores too.
+def _streams(target: Target) -> int:
+    """How many forwards run at a time: each has a thread at least, and the largest batch is enough for all."""
+    return min(target.threads, target.cap)
+
+
+def _pieces(size: int, streams: int) -> int:
+    """Into how many pieces a batch is cut: twice as many as streams if there are, of `PIECE` examples if of more."""
+    if size < streams:
+        return 1
+    return max(min(size, 2 * streams), -(-size // PIECE))
+
+
+def _requests(file: Path, target: Target, streams: int, count: int) -> list[InferRequest]:
+    import openvino
+
+    compiled = openvino.Core().import_model(file.read_bytes(), "CPU", _settings(target, streams))
+    return [compiled.create_infer_request() for _ in range(count)]
+
+
+def _answer(requests: Sequence[InferRequest], pieces: Sequence[Tensor]) -> Tensor:
+    import openvino
+
+    with contextlib.ExitStack() as running:
+        for request, piece in zip(requests, pieces, strict=True):
+            request.set_input_tensor(openvino.Tensor(piece.numpy(), shared_memory=True))
+            request.start_async()
+            running.callback(request.wait)  # for each one, also where another raises
+    outputs = [torch.from_numpy(request.get_output_tensor().data) for request in requests]
+    return torch.cat(outputs)  # a copy: the next forward writes there too
+
+
+def _settings(target: Target, streams: int) -> dict[str, object]:
+    """So many forwards at a time, in the threads they share, which the kernel may move: others use these cores too.
 
     Left alone, it computes in bfloat16 wherever the processor does.
     """
     return {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+        "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": target.threads,
         "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": _PRECISIONS[target.dtype],

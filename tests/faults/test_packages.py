@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from service.loader.compilers import COMPILERS
 from tests.support.models import SHIPPED, direct, photographs
 from tests.support.server import Server, wait_for
 from tests.support.traffic import Traffic
@@ -125,7 +126,9 @@ def assert_as_eager(traffic, eager):
 
 
 def packages_of(cache):
-    return [file for file in (cache / "compiled").iterdir() if file.suffix in (".pt2", ".openvino")]
+    return [
+        file for file in (cache / "compiled").iterdir() if file.suffix in {compiler.suffix for compiler in COMPILERS}
+    ]
 
 
 def unpacked(temporary):

@@ -33,16 +33,25 @@ def served(root, *lines):
     return model
 
 
-def compiled(model, root):
-    target = dataclasses.replace(model.target(), threads=1)
+def built(model, root, threads=1):
+    target = dataclasses.replace(model.target(), threads=threads)
     file = root / f"net{openvino.SUFFIX}"
     openvino.build(export(model.entry(), target), file, target)
-    return openvino.load(file, target)
+    return file, target
 
 
-def test_what_one_forward_gave_the_next_does_not_change(tmp_path):
+def compiled(model, root):
+    return openvino.load(*built(model, root))
+
+
+def in_pieces(model, root):
+    return openvino.load_in_pieces(*built(model, root, threads=2))
+
+
+@pytest.mark.parametrize("load", [compiled, in_pieces])
+def test_what_one_forward_gave_the_next_does_not_change(tmp_path, load):
     model = served(tmp_path)
-    forward = compiled(model, tmp_path)
+    forward = load(model, tmp_path)
     pixels = probes(4, model.loaded.input.crop)
     with torch.inference_mode():
         first = forward(pixels[:2])
@@ -53,14 +62,66 @@ def test_what_one_forward_gave_the_next_does_not_change(tmp_path):
     assert first.is_inference()
 
 
-def test_a_package_takes_up_to_the_cap_and_no_more(tmp_path):
+@pytest.mark.parametrize("load", [compiled, in_pieces])
+def test_a_package_takes_up_to_the_cap_and_no_more(tmp_path, load):
     model = served(tmp_path)
-    forward = compiled(model, tmp_path)
+    forward = load(model, tmp_path)
     pixels = probes(model.cap + 1, model.loaded.input.crop)
     for size in range(1, model.cap + 1):
         assert forward(pixels[:size]).shape == (size, model.loaded.classes)
-    with pytest.raises(RuntimeError):
+    with pytest.raises((RuntimeError, ValueError)):
         forward(pixels)
+
+
+def test_cut_or_whole_each_example_gets_the_same_bits(tmp_path):
+    model = served(tmp_path)
+    whole, cut = compiled(model, tmp_path), in_pieces(model, tmp_path)
+    pixels = probes(model.cap, model.loaded.input.crop)
+    with torch.inference_mode():
+        for size in range(1, model.cap + 1):
+            assert torch.equal(cut(pixels[:size]), whole(pixels[:size]))
+
+
+@pytest.mark.parametrize(
+    ("size", "streams", "pieces"), [(1, 2, 1), (2, 2, 2), (3, 2, 3), (8, 2, 4), (32, 2, 16), (7, 8, 1), (8, 8, 8)]
+)
+def test_a_batch_is_cut_when_each_stream_gets_some_of_it(size, streams, pieces):
+    assert openvino._pieces(size, streams) == pieces
+
+
+def test_a_piece_that_fails_leaves_no_other_one_running(tmp_path):
+    model = served(tmp_path)
+    forward = in_pieces(model, tmp_path)
+    pixels = probes(model.cap, model.loaded.input.crop)
+    with torch.inference_mode():
+        right = forward(pixels)
+        for _ in range(20):
+            with pytest.raises(RuntimeError):
+                forward(pixels[..., :-1])  # of another size
+            assert torch.equal(forward(pixels), right)
+
+
+def test_where_there_is_one_thread_nothing_is_cut(tmp_path):
+    model = served(tmp_path)
+    target = dataclasses.replace(model.target(), threads=1)
+    with pytest.raises(CannotCompileError, match="one thread"):
+        openvino.build_in_pieces(export(model.entry(), target), tmp_path / "net", target)
+
+
+@pytest.mark.parametrize("load", [compiled, in_pieces])
+def test_what_comes_after_a_forward_has_one_thread(tmp_path, load):
+    """torch's own would spin beside OpenVINO's for the same cores."""
+    model = served(tmp_path)
+    model.apply(Tuning("channels_last", 2))
+    pixels = probes(4, model.loaded.input.crop)
+    with torch.inference_mode():
+        model.run_batch(pixels)
+        assert torch.get_num_threads() == 2
+        with model.on_trial(load(model, tmp_path)):
+            model.run_batch(pixels)
+            assert torch.get_num_threads() == 1
+        model.run_batch(pixels)
+        assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
