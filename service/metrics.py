@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Final
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, mmap_dict, values
@@ -19,8 +20,11 @@ import service
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+#: How gauges of several processes become one: their sum, or the latest.
+_SUM: Final = "livesum"
+_LATEST: Final = "livemostrecent"
 #: Of which kinds of metric prometheus_client keeps a file for each process.
-_FILES = ("counter", "histogram", "gauge_livesum", "gauge_livemostrecent")
+_FILES = ("counter", "histogram", f"gauge_{_SUM}", f"gauge_{_LATEST}")
 
 
 class Metrics:
@@ -42,10 +46,10 @@ class Metrics:
             return Counter(f"gradless_{name}", words, labels, registry=registry)
 
         def gauge(name: str, words: str, *labels: str) -> Gauge:
-            return Gauge(f"gradless_{name}", words, labels, registry=registry, multiprocess_mode="livesum")
+            return Gauge(f"gradless_{name}", words, labels, registry=registry, multiprocess_mode=_SUM)
 
         def latest(name: str, words: str, *labels: str) -> Gauge:
-            return Gauge(f"gradless_{name}", words, labels, registry=registry, multiprocess_mode="livemostrecent")
+            return Gauge(f"gradless_{name}", words, labels, registry=registry, multiprocess_mode=_LATEST)
 
         def seconds(name: str, words: str, *labels: str) -> Histogram:
             return Histogram(f"gradless_{name}", words, labels, registry=registry, buckets=_SECONDS)

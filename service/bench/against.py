@@ -19,7 +19,7 @@ from rich.table import Table
 import service
 from service.bench.bare import CANARY_SECONDS, ask, bare_loop
 from service.bench.choice import bench_models, crop_of, folder_of_one
-from service.bench.job import job_order
+from service.bench.job import Order, job_order
 from service.bench.machine import commit
 from service.bench.measure import Run, measure
 from service.bench.results import MOST_MOVED, moved
@@ -62,15 +62,16 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
         for name, folder in folders.items():
             with contextlib.ExitStack() as running:
                 one = running.enter_context(folder_of_one(name, folder))
-                servers, told_by = [], []
+                servers, answers = [], []
                 for tree in (None, there):  # each compiles and measures its package while the other is suspended
                     server = running.enter_context(_server(settings, one, name, tree))
-                    told_by.append(settled(server, name))
+                    answers.append(settled(server, name))
                     server.suspend()
                     servers.append(server)
-                shown = told_by[0]
-                forwards[name] = [_forward(told) for told in told_by]
-                order = msgspec.structs.replace(job_order(settings, one, shown), package="")
+                shown = answers[0]
+                orders = [job_order(settings, one, answer) for answer in answers]
+                forwards[name] = [_forward(order) for order in orders]
+                order = msgspec.structs.replace(orders[0], package="")
                 bare, sizes = running.enter_context(bare_loop(order))
                 runs: dict[int, list[tuple[Run, Run]]] = {clients: [] for clients in CLIENTS}
                 canaries[name] = []
@@ -117,11 +118,10 @@ def _server(settings: Settings, models: Path, name: str, tree: Path | None) -> I
             yield server
 
 
-def _forward(shown: dict) -> str:  # type: ignore[type-arg]
+def _forward(order: Order) -> str:
     """What a server answers with: the kind of its package, or eager."""
-    package = (shown.get("optimization") or {}).get("package", "")
-    what = f"{Path(package).suffix} package" if package else f"eager, {shown['memory_format']}"
-    return f"{what}, {shown['threads']} threads"
+    what = f"{Path(order.package).suffix} package" if order.package else order.forwards[-1]
+    return f"{what}, {order.threads} threads"
 
 
 def _measured(server: Server, shown: dict, clients: int, seconds: float) -> Run:  # type: ignore[type-arg]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from service.loader.compiled import CannotCompileError, Package, Target
 
 if TYPE_CHECKING:
-    from openvino import InferRequest
+    from openvino import Core, InferRequest
 
 SUFFIX = ".openvino"
 SUFFIX_IN_PIECES = ".openvino-pieces"
@@ -97,7 +97,9 @@ def _contiguous(program: torch.export.ExportedProgram) -> Iterator[None]:
 
 def load(file: Path, target: Target) -> Package:
     """A package whose forwards all threads share, layer by layer."""
-    [request] = _requests(file, target, streams=1, count=1)
+    import openvino
+
+    [request] = _requests(openvino.Core(), file.read_bytes(), target, streams=1, count=1)
     return Package(lambda pixels: _answer([request], [pixels]), 1)
 
 
@@ -117,14 +119,17 @@ def load_in_pieces(file: Path, target: Target) -> Package:
 
     Threads that share a forward wait for each other after every layer, spinning; and while a front end decodes the next
     picture on one of their cores, all do. With more pieces than streams, who is held up takes fewer. On the other hand
-    each piece reads all weights. A batch too small to cut is shared.
+    each piece reads all weights. A batch too small to cut is shared, and one too large refused.
     """
-    streams = _streams(target)
-    whole = _requests(file, target, streams=1, count=1)
-    pieces = _requests(file, target, streams, count=_pieces(target.cap, streams))
+    import openvino
+
+    core, package, streams = openvino.Core(), file.read_bytes(), _streams(target)
+    whole = _requests(core, package, target, streams=1, count=1)
+    pieces = _requests(core, package, target, streams, count=_pieces(target.cap, streams))
 
     def forward(pixels: Tensor) -> Tensor:
-        cut = pixels.tensor_split(_pieces(len(pixels), streams))
+        size = len(pixels)
+        cut = pixels.tensor_split(_pieces(size, streams) if size <= target.cap else 1)
         return _answer(pieces[: len(cut)] if len(cut) > 1 else whole, cut)
 
     return Package(forward, 1)
@@ -142,10 +147,8 @@ def _pieces(size: int, streams: int) -> int:
     return max(min(size, 2 * streams), -(-size // PIECE))
 
 
-def _requests(file: Path, target: Target, streams: int, count: int) -> list[InferRequest]:
-    import openvino
-
-    compiled = openvino.Core().import_model(file.read_bytes(), "CPU", _settings(target, streams))
+def _requests(core: Core, package: bytes, target: Target, streams: int, count: int) -> list[InferRequest]:
+    compiled = core.import_model(package, "CPU", _settings(target, streams))
     return [compiled.create_infer_request() for _ in range(count)]
 
 

@@ -126,9 +126,8 @@ def assert_as_eager(traffic, eager):
 
 
 def packages_of(cache):
-    return [
-        file for file in (cache / "compiled").iterdir() if file.suffix in {compiler.suffix for compiler in COMPILERS}
-    ]
+    suffixes = {compiler.suffix for compiler in COMPILERS}
+    return [file for file in (cache / "compiled").iterdir() if file.suffix in suffixes]
 
 
 def unpacked(temporary):

@@ -1,6 +1,7 @@
 """OpenVINO computes in what the card says, keeps what it gave, and tells nobody of what it is given."""
 
 import dataclasses
+import importlib
 import importlib.metadata
 
 import openvino_telemetry
@@ -69,7 +70,7 @@ def test_a_package_takes_up_to_the_cap_and_no_more(tmp_path, load):
     pixels = probes(model.cap + 1, model.loaded.input.crop)
     for size in range(1, model.cap + 1):
         assert forward(pixels[:size]).shape == (size, model.loaded.classes)
-    with pytest.raises((RuntimeError, ValueError)):
+    with pytest.raises(RuntimeError):
         forward(pixels)
 
 
@@ -89,15 +90,38 @@ def test_a_batch_is_cut_when_each_stream_gets_some_of_it(size, streams, pieces):
     assert openvino._pieces(size, streams) == pieces
 
 
-def test_a_piece_that_fails_leaves_no_other_one_running(tmp_path):
+@pytest.mark.parametrize("size", [6, 7])
+def test_a_cap_that_leaves_a_piece_room_is_a_cap_all_the_same(tmp_path, size):
+    model = served(tmp_path, "[batching]", f"max_batch_size = {size}")
+    forward = in_pieces(model, tmp_path)
+    pixels = probes(size + 1, model.loaded.input.crop)
+    assert len(forward(pixels[:size])) == size
+    with pytest.raises(RuntimeError):
+        forward(pixels)
+
+
+def test_a_piece_that_fails_leaves_no_other_one_running(tmp_path, monkeypatch):
+    """Else the next batch would find its requests busy."""
     model = served(tmp_path)
     forward = in_pieces(model, tmp_path)
     pixels = probes(model.cap, model.loaded.input.crop)
+    library, made = importlib.import_module("openvino"), []
+
+    class Failing(library.Tensor):
+        def __init__(self, *given, **more):
+            made.append(1)
+            if len(made) == 4:
+                raise MemoryError("no room for the last piece")
+            super().__init__(*given, **more)
+
     with torch.inference_mode():
         right = forward(pixels)
         for _ in range(20):
-            with pytest.raises(RuntimeError):
-                forward(pixels[..., :-1])  # of another size
+            made.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(library, "Tensor", Failing)
+                with pytest.raises(MemoryError):
+                    forward(pixels)
             assert torch.equal(forward(pixels), right)
 
 
