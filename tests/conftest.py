@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.models import SHIPPED, SMALL, make_models
 from tests.support.server import Server
@@ -21,6 +22,17 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads_of_torch() -> Iterator[None]:
+    """A module that takes another number of intra-op threads leaves it to no other, whose sums would end in other bits.
+
+    Before any fixture of the module's own, which may do so too.
+    """
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
