@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import torch
-import torchvision
 
 import service
 from service.allocator import keep_freed_memory
@@ -24,6 +23,7 @@ from service.loader.packages import Packages, RefusedPackageError
 from service.loader.report import PENDING, Report, Verdict
 from service.loader.repository import ModelFolder, find_models, pick
 from service.settings import Settings
+from service.vision import torchvision
 
 
 class Checked(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""What the fork server imports before it forks anybody: third-party modules only.
+"""What the fork server imports before it forks anybody: third-party modules, and the one that imports torchvision.
 
 A child then starts in milliseconds instead of seconds, shares these pages, and carries no room but its own.
 The fork server does nothing else: no thread, no CUDA call.
@@ -29,11 +29,9 @@ for module in (
     "safetensors.torch",
     "structlog",
     "torch",
-    "torchvision.io",
-    "torchvision.models",
-    "torchvision.transforms.v2",
     "uvicorn.protocols.http.httptools_impl",
     "uvloop",
+    "service.vision",
 ):
     importlib.import_module(module)
 

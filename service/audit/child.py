@@ -66,7 +66,7 @@ def in_child(target: Callable[..., None], *args: Any, raw: bool = False) -> Any:
 
 def _start_fork_server() -> None:
     """A process that has torch imported, so that a child starts in milliseconds; it ends with this one."""
-    _context.set_forkserver_preload(["torch", "torchvision.models"])
+    _context.set_forkserver_preload(["service.vision"])
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:

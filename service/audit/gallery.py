@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from service.audit.child import in_child
@@ -23,6 +22,7 @@ from service.audit.figures import Audit, megabytes, number, yes
 from service.audit.pictures import BLUE, ORANGE, bars, new_figure, save
 from service.audit.sensors import GraphWatch, MemoryTally, known_tensors
 from service.settings import read_settings
+from service.vision import torchvision
 
 AUDITED = ("efficientnet_lite0", "torchvision:resnet18", "torchvision:vgg16")
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101")

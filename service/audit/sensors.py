@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from service.loader.freeze import tensors
+from service.loader.operators import around_operators
 from service.loader.sensors import sequence_number
 
 
@@ -54,7 +54,7 @@ class GraphWatch:
         return tensor.detach()  # an output that its own node saves would hold its graph for ever
 
 
-class MemoryTally(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MemoryTally:
     """The most memory at once of the tensors that operators give inside `with`, weights and batch not among them.
 
     torch's CPU allocator keeps no peak. Its profiler does, but writes to the terminal on machines without a GPU. What
@@ -65,15 +65,22 @@ class MemoryTally(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         # Weak references: they keep a storage's address from being used again, and nothing else of it.
         self._known = [_weak(tensor.untyped_storage()) for tensor in known]
         self._addresses = {reference.cdata for reference in self._known}
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._mode = around_operators(self._operator)
         self.peak_bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+    def __enter__(self) -> MemoryTally:
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._mode.__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def _operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = operator(*args, **kwargs)
         for leaf in tree_iter(output):
             if isinstance(leaf, Tensor) and leaf.layout is torch.strided:
                 self._add(leaf.untyped_storage())

@@ -16,10 +16,10 @@ from typing import TypeVar
 import msgspec
 import structlog
 import torch
-import torchvision
 
 import service
 from service.loader.report import Record, Tuned, Tuning
+from service.vision import torchvision
 
 log = structlog.get_logger()
 

@@ -16,10 +16,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from service.loader.freeze import seal, tensors
+from service.loader.operators import around_operators
 
 
 class Watch:
@@ -59,7 +59,7 @@ class Watch:
             self._stack.callback(handle.remove)
         hooks = torch.autograd.graph.saved_tensors_hooks(self._saved, lambda tensor: tensor)
         self._stack.enter_context(hooks)
-        self._stack.enter_context(_Operators(self))
+        self._stack.enter_context(around_operators(self._operator))
         self._stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", self._counting_apply()))
         self._first_node = sequence_number()
         return self
@@ -89,10 +89,13 @@ class Watch:
         if not torch.is_inference_mode_enabled():
             self.mode_off.append(f"when {self.name_of(module)} returned")
 
-    def operator(self, name: str, operands: Iterable[Any]) -> None:
-        """An operator is about to run, of the model's or of a sensor's own."""
-        if not self._looking:
-            return
+    def _operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Looks at an operator, of the model's or of a sensor's own, and runs it."""
+        if self._looking:
+            self._look(str(operator), tree_iter((args, kwargs)))
+        return operator(*args, **kwargs)
+
+    def _look(self, name: str, operands: Iterable[Any]) -> None:
         if not torch.is_inference_mode_enabled():
             self.mode_off.append(f"at the operator {name}")
         for operand in operands:
@@ -116,16 +119,6 @@ class Watch:
         self.saved_tensors += 1
         self.saved_bytes += tensor.numel() * tensor.element_size()
         return tensor
-
-
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._watch = watch
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._watch.operator(str(func), tree_iter((args, kwargs)))
-        return func(*args, **(kwargs or {}))
 
 
 def sequence_number() -> int:

@@ -11,12 +11,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from service.errors import ConfigurationError, blamed_on
 from service.loader.card import CARD_FILE, Card, InputSpec
 from service.loader.repository import ModelFolder, package_file
+from service.vision import torchvision
 
 _MOST_LISTED = 20
 

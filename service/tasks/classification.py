@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from service.errors import TooLarge, Unprocessable
 from service.loader.card import InputSpec
+from service.vision import ImageReadMode, InterpolationMode, decode_image, transforms
 
 #: The formats that are decoded, after PIL has read the header: by torchvision, or by PIL.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")

@@ -1,0 +1,72 @@
+"""torchvision, without torch's compiler: everything here imports torchvision from this file.
+
+`import torchvision` imports `torch._dynamo`, and with that Inductor, Triton and SymPy: a thousand modules, more than a
+second, and 160 MiB in each server, of which serving uses nothing. It is for two names: RoIAlign asks dynamo whether it
+could be compiled, and `torch.compiler.disable` hides a function of `tv_tensors` from it. Both can wait until somebody
+compiles. See docs/decisions/0008-torchvision-without-dynamo.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_NAMES = ("torch._dynamo", "torch._dynamo.utils")
+
+
+class _NotYet(ModuleType):
+    """Stands in for a module; asked for anything that it was not given, it makes way for the real one."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what the import system asks of any module
+            raise AttributeError(name)
+        _make_way()
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _make_way() -> None:
+    for name in _NAMES:
+        if isinstance(sys.modules.get(name), _NotYet):
+            del sys.modules[name]
+
+
+def _is_compile_supported(device_type: str) -> bool:
+    """What `torch._dynamo.utils` says, when it is asked."""
+    return bool(importlib.import_module("torch._dynamo.utils").is_compile_supported(device_type))
+
+
+def _disable(function: Function, *_: object, **__: object) -> Function:
+    """As it is: nobody compiles a transform here."""
+    return function
+
+
+@contextlib.contextmanager
+def _without_dynamo() -> Iterator[None]:
+    """Inside, who imports it gets a stand-in, unless it is there already; after it, the real one."""
+    if _NAMES[0] in sys.modules:
+        yield
+        return
+    dynamo, utils = (_NotYet(name) for name in _NAMES)
+    vars(dynamo).update(disable=_disable, utils=utils, __path__=[])
+    vars(utils).update(is_compile_supported=_is_compile_supported)
+    sys.modules.update(zip(_NAMES, (dynamo, utils), strict=True))
+    try:
+        yield
+    finally:
+        _make_way()
+
+
+with _without_dynamo():
+    import torchvision
+    import torchvision.models
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as transforms
+
+__all__ = ["ImageReadMode", "InterpolationMode", "decode_image", "torchvision", "transforms"]
