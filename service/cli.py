@@ -221,9 +221,12 @@ def _audit(
     html: Annotated[Path | None, typer.Option(help="Write the modes as a page.")] = None,
 ) -> None:
     """Compare gradient modes on a model; or, with --script, list an inference function's pitfalls (exit 1)."""
-    from service.audit.command import audit_model, audit_script
+    from service.audit.child import start_fork_server
 
     settings = read_settings(flags)
+    start_fork_server()
+    from service.audit.command import audit_model, audit_script
+
     if script is None:
         audit_model(settings, model, batch_size, json, plot, html)
         raise typer.Exit

@@ -43,7 +43,7 @@ def in_child(target: Callable[..., None], *args: Any, raw: bool = False) -> Any:
     Raises:
         ConfigurationError: what the child found wrong, or it died, or hung.
     """
-    _start_fork_server()
+    start_fork_server()
     receiving, sending = _context.Pipe(duplex=False)
     process = _context.Process(target=target, args=(sending, *args), daemon=True)
     with receiving:
@@ -64,8 +64,11 @@ def in_child(target: Callable[..., None], *args: Any, raw: bool = False) -> Any:
             process.close()
 
 
-def _start_fork_server() -> None:
-    """A process that has torch imported, so that a child starts in milliseconds; it ends with this one."""
+def start_fork_server() -> None:
+    """A process that imports torch, so that a child starts in milliseconds; it ends with this one.
+
+    It does so beside its caller: who is about to import torch too calls this first.
+    """
     _context.set_forkserver_preload(["service.vision"])
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
