@@ -12,6 +12,8 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -28,6 +30,21 @@ class _NotYet(ModuleType):
             raise AttributeError(name)
         _make_way()
         return getattr(importlib.import_module(self.__name__), name)
+
+
+class _RealParts(MetaPathFinder, Loader):
+    """Finds what is imported from below a stand-in: there it makes way too."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        below = name.startswith(f"{_NAMES[0]}.") and isinstance(sys.modules.get(_NAMES[0]), _NotYet)
+        return ModuleSpec(name, self) if below else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        _make_way()
+        return importlib.import_module(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It was when it was imported."""
 
 
 def _make_way() -> None:
@@ -56,9 +73,12 @@ def _without_dynamo() -> Iterator[None]:
     vars(dynamo).update(disable=_disable, utils=utils, __path__=[])
     vars(utils).update(is_compile_supported=_is_compile_supported)
     sys.modules.update(zip(_NAMES, (dynamo, utils), strict=True))
+    parts = _RealParts()
+    sys.meta_path.insert(0, parts)
     try:
         yield
     finally:
+        sys.meta_path.remove(parts)
         _make_way()
 
 

@@ -32,6 +32,17 @@ with _without_dynamo():
 import torch._dynamo.utils
 assert torch._dynamo.utils.__file__ and counters is torch._dynamo.utils.counters
 """,
+    "nor a part of it": """
+from service.vision import _without_dynamo
+with _without_dynamo():
+    import torch._dynamo.config
+    from torch._dynamo.exc import Unsupported
+import torch._dynamo.exc
+assert torch._dynamo.__file__ and torch._dynamo.config.__file__
+assert sys.modules["torch._dynamo.config"] is torch._dynamo.config
+assert Unsupported is torch._dynamo.exc.Unsupported
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+""",
     "who was there before stays": """
 import torch._dynamo as before
 import service.vision, torch
