@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterator
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TypeVar
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from typing import Any
 
 _NAMES = ("torch._dynamo", "torch._dynamo.utils")
 
@@ -58,9 +56,9 @@ def _is_compile_supported(device_type: str) -> bool:
     return bool(importlib.import_module("torch._dynamo.utils").is_compile_supported(device_type))
 
 
-def _disable(function: Function, *_: object, **__: object) -> Function:
-    """As it is: nobody compiles a transform here."""
-    return function
+def _disable(function: Callable[..., Any] | None = None, *_: object, **__: object) -> Any:
+    """The function as it is, or a decorator that leaves it so: nobody compiles a transform here."""
+    return function or (lambda function: function)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def test_l7_probes_and_scrapes_on_connections_of_their_own_cost_nothing_that_sta
     mixed = Mixed(serve(make_trivial(tmp_path / "models")), [], seconds, clients=0, probes_a_second=60)
     weights = mixed.run()
     assert mixed.errors == []
-    assert mixed.probed > 100
+    assert mixed.probed > 10 * seconds
     print(f"{mixed.probed / seconds:.0f} probes a second for {seconds} s; {assert_flat(weights, warm, most)}")
 
 
@@ -85,7 +85,7 @@ def test_l8_requests_that_all_fail_cost_nothing_that_stays(serve, tmp_path, seco
     mixed = Mixed(serve(make_coloured(tmp_path / "models", "wayward", CODE)), [ill, bad], seconds)
     weights = mixed.run()
     assert mixed.errors == []
-    assert len(mixed.answered) > 100
+    assert len(mixed.answered) > 10 * seconds
     print(f"{len(mixed.answered)} failures in {seconds} s; {assert_flat(weights, warm, most)}")
 
 

@@ -43,6 +43,14 @@ assert sys.modules["torch._dynamo.config"] is torch._dynamo.config
 assert Unsupported is torch._dynamo.exc.Unsupported
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
 """,
+    "its decorator may be called first": """
+from service.vision import _without_dynamo
+import torch
+with _without_dynamo():
+    once = torch.compiler.disable(recursive=False)(len)
+assert once is len
+assert "torch._dynamo" not in sys.modules
+""",
     "who was there before stays": """
 import torch._dynamo as before
 import service.vision, torch
