@@ -1,10 +1,10 @@
-"""What an engine is doing, in a small file that outlives it: who is in its forward, until when, and its pulse.
+"""What an engine is doing, in a small file that outlives it: who is in its forwards, until when, and its pulse.
 
 The worker writes the ids before each forward and clears them after it, with the moment by which the forward must be
-over; it also counts the batches it finished, so that a start that never worked can be told from a crash. The event loop
-writes a pulse. The file is memory-mapped, so a write is a memory write (about a microsecond) and the kernel keeps it
-through any kind of death; the supervisor reads it meanwhile and afterwards. A frame could lose the race against the
-crash it is meant to explain, and a stopped process sends none.
+over (of two under way, the one that began first); it also counts the batches it finished, so that a start that never
+worked can be told from a crash. The event loop writes a pulse. The file is memory-mapped, so a write is a memory
+write (about a microsecond) and the kernel keeps it through any kind of death; the supervisor reads it meanwhile and
+afterwards. A frame could lose the race against the crash it is meant to explain, and a stopped process sends none.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: More requests than this never ride in one batch (a batch is at most 1,024 examples).
-MOST = 1024
+#: More requests than this are never under way (a batch is at most 1,024 examples, and there are two at most).
+MOST = 2048
 _COUNTS = struct.Struct("<QQ")  # batches finished, ids aboard
 _TIMES = struct.Struct("<dd")  # CLOCK_MONOTONIC: when the forward must be over (0: none runs), and the last pulse
 _IDS = _COUNTS.size + _TIMES.size
@@ -33,12 +33,12 @@ class Aboard:
         self._finished = 0
 
     def board(self, ids: Sequence[int]) -> None:
-        """These requests are in the forward that starts now."""
+        """These requests, and no others, are in forwards now."""
         struct.pack_into(f"<{len(ids)}Q", self._map, _IDS, *ids)
         _COUNTS.pack_into(self._map, 0, self._finished, len(ids))
 
     def due(self, moment: float) -> None:
-        """The forward that starts now must be over by then (CLOCK_MONOTONIC seconds)."""
+        """The next forward to end must be over by then (CLOCK_MONOTONIC seconds)."""
         struct.pack_into("<d", self._map, _COUNTS.size, moment)
 
     def clear(self) -> None:

@@ -131,6 +131,11 @@ class Batcher:
         """How many examples the model's next batch would have; 0 when nothing waits."""
         return self._largest_rung(model) if self._queues[model] else 0
 
+    def next_in_company(self, model: str) -> int:
+        """How many examples the next batch would have, if it were this model's and need not be alone; else 0."""
+        next_model = next((name for name in self._turns if self._queues[name]), None)
+        return 0 if next_model != model or self._queues[model][0].alone else self._largest_rung(model)
+
     def depth(self, model: str) -> int:
         """Examples that wait."""
         return sum(request.count - request.taken for request in self._queues[model])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -66,17 +67,19 @@ class ServedModel:
         self._std = torch.tensor(loaded.input.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         crop = loaded.input.crop
         pinned = device.type == "cuda"  # only from pinned memory can a copy run beside the host
-        self._staging = torch.zeros((self.cap, 3, crop, crop), dtype=torch.uint8, pin_memory=pinned)
-        self._staging_bytes = self._staging.numpy().reshape(-1).data
+        self._stagings = [
+            torch.zeros((self.cap, 3, crop, crop), dtype=torch.uint8, pin_memory=pinned) for _ in range(2)
+        ]
         self._probe = probes(1, crop)
 
-    def collate(self, parts: Iterable[memoryview]) -> Tensor:
-        """Examples side by side in the staging buffer: `(N, 3, H, W) uint8` on the CPU, valid until the next call."""
-        end = 0
+    def collate(self, parts: Iterable[memoryview], slot: int) -> Tensor:
+        """Examples side by side: `(N, 3, H, W) uint8` on the CPU, valid until the next call for the slot, 0 or 1."""
+        staging = self._stagings[slot]
+        there, end = staging.numpy().reshape(-1).data, 0
         for part in parts:
             start, end = end, end + len(part)
-            self._staging_bytes[start:end] = part
-        return self._staging[: end // self._staging[0].numel()]
+            there[start:end] = part
+        return staging[: end // staging[0].numel()]
 
     def run_batch(self, pixels: Tensor) -> Tensor:
         """Normalise and forward a whole batch on the device.
@@ -90,9 +93,25 @@ class ServedModel:
         Raises:
             ModelOutputInvalid: the model did not give one row of class scores for each input.
         """
+        return self.begin_batch(pixels)()
+
+    @property
+    def overlaps_from(self) -> int:
+        """Of how many examples a batch must be to begin before another such one has ended; 0: it waits for it."""
+        return self._forward.overlaps_from if isinstance(self._forward, Package) else 0
+
+    def begin_batch(self, pixels: Tensor) -> Callable[[], Tensor]:
+        """What `run_batch` does, in two steps: the second ends it. A forward that does not overlap is all in that."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        logits = self._forward(pixels.to(self._device, non_blocking=True))
+        if isinstance(self._forward, Package) and self._forward.begin:
+            end = self._forward.begin(pixels)
+        else:
+            end = functools.partial(self._forward, pixels.to(self._device, non_blocking=True))
+        return lambda: self._checked(end(), pixels)
+
+    def _checked(self, logits: Any, pixels: Tensor) -> Tensor:
+        """The outputs of a forward that has ended."""
         if not isinstance(logits, Tensor) or logits.shape != (len(pixels), self.loaded.classes):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             wanted = (len(pixels), self.loaded.classes)
@@ -205,7 +224,7 @@ class ServedModel:
 
     def best_of(self, size: int, forwards: int, seconds: float = 0.0) -> float:
         """The same as it runs now, in this thread's mode."""
-        pixels = self._staging[:size]
+        pixels = self._stagings[0][:size]
         self.run_batch(pixels)
         end = time.perf_counter() + seconds
         times = [self._timed(pixels) for _ in range(forwards)]
@@ -222,7 +241,7 @@ class ServedModel:
         """Run each size twice, so that no request pays for a primitive or a kernel made on first use."""
         for size in sizes:
             for _ in range(2):
-                self.run_batch(self._staging[:size])
+                self.run_batch(self._stagings[0][:size])
 
     def check(self, sizes: Sequence[int]) -> Report:
         """The proof at these batch sizes, through `run_batch`, in the calling thread and its mode.

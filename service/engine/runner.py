@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import structlog
 import torch
+from torch import Tensor
 
 from service.engine.aboard import Aboard
 from service.engine.batcher import Batch, Part, Request, halves, split
@@ -49,8 +51,30 @@ class Job:
     forward_seconds: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A forward under way. Times are CLOCK_MONOTONIC seconds.
+
+    Attributes:
+        slot: of the staging buffer that its examples are in.
+        began, collated: when they began to be put there, and when they were there.
+        end: waits for it, and gives the logits.
+    """
+
+    model: str
+    parts: Sequence[Part]
+    slot: int
+    began: float
+    collated: float
+    end: Callable[[], Tensor]
+
+    @property
+    def size(self) -> int:
+        return sum(part.stop - part.start for part in self.parts)
+
+
 class Runner:
-    """Runs batches, in the worker thread.
+    """Runs batches, in the worker thread: up to two at a time, ended in the order in which they began.
 
     Args:
         models, guards: by name, what is served and what watches over it.
@@ -80,24 +104,65 @@ class Runner:
         self._cancel = cancel
         self._watchdog_seconds = watchdog_seconds
         self._metrics = metrics
+        self._flying: list[Flight] = []
+        self._ended = 0.0
 
-    def run(self, batch: Batch) -> list[Answer]:
-        """Answers of every request that this batch completes.
+    def begin(self, batch: Batch) -> Flight:
+        """Start on a batch; what goes wrong is told when it ends."""
+        slot = 1 - self._flying[0].slot if self._flying else 0
+        self._board([*(flight.parts for flight in self._flying), batch.parts])
+        if not self._flying:
+            self._limit(batch.model)
+        flight = self._start(batch.model, batch.parts, slot)
+        self._flying.append(flight)
+        return flight
+
+    def followed_by(self, flight: Flight) -> int:
+        """Of how many examples another batch of the model must be to begin before this one ends; 0: none does."""
+        fewest = self._models[flight.model].overlaps_from
+        alone = any(part.request.alone for part in flight.parts)
+        return 0 if alone or flight.size < fewest else fewest
+
+    def end(self, flight: Flight) -> list[Answer]:
+        """Answers of every request that this batch, the first of those under way, completes.
 
         Raises:
             CaughtError: the process must end; who was aboard is left in the file.
         """
-        self._aboard.board([part.request.id for part in batch.parts])
-        answers = self._attempt(batch.model, batch.parts)
+        answers = self._attempt(flight)
+        self._flying.remove(flight)
         self._aboard.clear()
-        self._caps.went_well(batch.model, batch.size)
+        for following in self._flying:
+            self._board([following.parts])
+            self._limit(following.model)
+        self._caps.went_well(flight.model, flight.size)
         return answers
 
-    def _attempt(self, name: str, parts: Sequence[Part]) -> list[Answer]:
-        """Run a batch, or its halves; a model is pure, so running an example again is safe."""
-        size = sum(part.stop - part.start for part in parts)
+    def _board(self, batches: Sequence[Sequence[Part]]) -> None:
+        """Write down who is in a forward."""
+        self._aboard.board([part.request.id for parts in batches for part in parts])
+
+    def _limit(self, name: str) -> None:
+        """Write down until when the next forward to end must be over."""
+        seconds = max(self._watchdog_seconds, LIMIT_IN_LONGEST * self._pace.longest(name))
+        self._aboard.due(time.monotonic() + seconds)
+
+    def _start(self, name: str, parts: Sequence[Part], slot: int) -> Flight:
+        model = self._models[name]
+        began = collated = time.monotonic()
         try:
-            return self._forward(name, parts, size)
+            pixels = model.collate((part_pixels(part.request, part.start, part.stop) for part in parts), slot)
+            collated = time.monotonic()
+            end = model.begin_batch(pixels)
+        except BaseException as error:
+            end = functools.partial(_raise, error)
+        return Flight(name, parts, slot, began, collated, end)
+
+    def _attempt(self, flight: Flight) -> list[Answer]:
+        """End a batch, or run its halves; a model is pure, so running an example again is safe."""
+        name, parts, size = flight.model, flight.parts, flight.size
+        try:
+            return self._end(flight, size)
         except CaughtError:
             raise
         except Refusal as refusal:
@@ -106,8 +171,11 @@ class Runner:
             self._understand(name, size, error)
             if size == 1:
                 return self._fail(parts, ModelFailed.name, f"The model's forward raised {type(error).__name__}.")
-        smaller = split(parts, halves(size, self._models[name].sizes))
-        return [answer for half in smaller for answer in self._attempt(name, half)]
+        answers: list[Answer] = []
+        for half in split(parts, halves(size, self._models[name].sizes)):
+            self._limit(name)
+            answers += self._attempt(self._start(name, half, flight.slot))
+        return answers
 
     def _understand(self, name: str, size: int, error: BaseException) -> None:
         """Log a failed forward, and draw the consequence: a smaller cap, or the end of the process."""
@@ -119,22 +187,20 @@ class Runner:
             self._caps.too_large(name, size)
             torch.cuda.empty_cache()
 
-    def _forward(self, name: str, parts: Sequence[Part], size: int) -> list[Answer]:
-        model = self._models[name]
-        began = time.monotonic()
-        self._aboard.due(began + max(self._watchdog_seconds, LIMIT_IN_LONGEST * self._pace.longest(name)))
-        pixels = model.collate(part_pixels(part.request, part.start, part.stop) for part in parts)
-        collated = time.monotonic()
-        logits = model.run_batch(pixels)
+    def _end(self, flight: Flight, size: int) -> list[Answer]:
+        name, parts = flight.model, flight.parts
+        logits = flight.end()
         forwarded = time.monotonic()
+        # Its turn came when the batch before it had ended.
+        began, collated = max(flight.began, self._ended), max(flight.collated, self._ended)
         self._guards[name].look(logits)
         top_k = max(part.request.payload.frame.top_k for part in parts)
         probabilities, ids = (rows.numpy() for rows in best_classes(logits, top_k))
-        finished = time.monotonic()
+        finished = self._ended = time.monotonic()
         self._pace.record(name, size, finished - began)
 
         stage = self._metrics.stage_duration
-        stage.labels(name, "collate").observe(collated - began)
+        stage.labels(name, "collate").observe(flight.collated - flight.began)
         stage.labels(name, "forward").observe(forwarded - collated)
         stage.labels(name, "postprocess").observe(finished - forwarded)
         self._metrics.batch_size.labels(name).observe(size)
@@ -168,6 +234,10 @@ class Runner:
         for part in parts:
             self._cancel(part.request.id)
         return [(part.request, Failure(part.request.id, error, detail)) for part in parts]
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def part_pixels(request: Request, start: int, stop: int) -> memoryview:

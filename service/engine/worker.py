@@ -24,7 +24,7 @@ from service.engine.caps import Caps
 from service.engine.guard import CaughtError, Guard, SealWatch
 from service.engine.model import ServedModel, tuning_key
 from service.engine.pace import Pace
-from service.engine.runner import Answer, Runner
+from service.engine.runner import Answer, Flight, Runner
 from service.engine.wire import Failure, ModelState, Result
 from service.errors import ConfigurationError, DeadlineExceeded
 from service.loader.artefact import Records
@@ -90,6 +90,7 @@ class Worker(threading.Thread):
         self._cold: list[tuple[ServedModel, int]] = []
         self._pace = Pace()
         self._batcher = Batcher({})
+        self._flight: Flight | None = None
 
     def submit(self, request: Request) -> None:
         """Queue a request; from the event loop's thread.
@@ -247,7 +248,7 @@ class Worker(threading.Thread):
 
     def _step(self) -> None:
         """Wait for work, drop what nobody waits for, run one batch, hand the answers over; then a look at the seals."""
-        if self._wait_for_work():
+        if self._flight or self._wait_for_work():
             self._answer()
             self._seals.worked()
             self._check_seal()
@@ -284,18 +285,27 @@ class Worker(threading.Thread):
         os._exit(caught.code)
 
     def _answer(self) -> None:
-        batch, dropped = self._next_batch()
-        late = DeadlineExceeded.name
-        answers: list[Answer] = [(r, Failure(r.id, late, "The deadline passed in the queue.")) for r in dropped]
-        if batch:
-            answers += self._with_forecast(batch.model, self._run(batch))
-        self._deliver(answers)
+        """End the batch under way, or one that begins now; where they overlap, the next one begins before it ends."""
+        flight = self._flight or self._begin()
+        self._flight = self._begin() if flight and self._is_followed(flight) else None
+        if flight:
+            try:
+                answers = self._runner.end(flight)
+            except CaughtError as caught:
+                self._end(caught)
+            self._deliver(self._with_forecast(flight.model, answers))
 
-    def _run(self, batch: Batch) -> list[Answer]:
-        try:
-            return self._runner.run(batch)
-        except CaughtError as caught:
-            self._end(caught)
+    def _is_followed(self, flight: Flight) -> bool:
+        fewest = self._runner.followed_by(flight)
+        with self._wake:
+            return 0 < fewest <= self._batcher.next_in_company(flight.model)
+
+    def _begin(self) -> Flight | None:
+        batch, dropped = self._next_batch()
+        if dropped:
+            late = DeadlineExceeded.name
+            self._deliver([(r, Failure(r.id, late, "The deadline passed in the queue.")) for r in dropped])
+        return self._runner.begin(batch) if batch else None
 
     def _next_batch(self) -> tuple[Batch | None, list[Request]]:
         with self._wake:
@@ -313,6 +323,8 @@ class Worker(threading.Thread):
         """
         with self._wake:
             waiting = {name: self._batcher.depth(name) for name in self._models}
+        if self._flight:
+            waiting[model] += self._flight.size
         caps = {name: self._batcher.cap(name) for name in self._models}
         backlog = self._pace.backlog_seconds(model, waiting, caps)
         told = {"backlog_seconds": backlog, "example_seconds": self._pace.example_seconds(model)}

@@ -81,10 +81,14 @@ class Package:
         forward: from `(N, 3, side, side) uint8` to what the module gives.
         intra_op_threads: torch's, while it answers. One where it brings threads of its own: two teams would spin for
             the same cores, and what comes after the forward would wake torch's.
+        begin: starts the same and gives the function that waits for it, if that need not keep the calling thread.
+        overlaps_from: of so many examples each, two batches may be under way at a time; 0 where they may not.
     """
 
     forward: Callable[[Tensor], Any]
     intra_op_threads: int
+    begin: Callable[[Tensor], Callable[[], Any]] | None = None
+    overlaps_from: int = 0
 
     def __call__(self, pixels: Tensor) -> Any:
         return self.forward(pixels)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from service.loader.compiled import CannotCompileError, Package, Target
 
 if TYPE_CHECKING:
-    from openvino import Core, InferRequest
+    from openvino import Core
 
 SUFFIX = ".openvino"
 SUFFIX_IN_PIECES = ".openvino-pieces"
 
 #: Examples that one thread computes at a time: with more, what it works on outgrows its core's cache.
 PIECE = 2
+#: Batches of which pieces are computed at a time: a stream that has no more of one goes on with the next.
+AT_A_TIME = 2
 
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
@@ -99,8 +101,8 @@ def load(file: Path, target: Target) -> Package:
     """A package whose forwards all threads share, layer by layer."""
     import openvino
 
-    [request] = _requests(openvino.Core(), file.read_bytes(), target, streams=1, count=1)
-    return Package(lambda pixels: _answer([request], [pixels]), 1)
+    whole = Lanes(openvino.Core(), file.read_bytes(), target, streams=1)
+    return Package(lambda pixels: whole.begin([pixels])(), 1)
 
 
 def build_in_pieces(program: torch.export.ExportedProgram, file: Path, target: Target) -> None:
@@ -124,15 +126,15 @@ def load_in_pieces(file: Path, target: Target) -> Package:
     import openvino
 
     core, package, streams = openvino.Core(), file.read_bytes(), _streams(target)
-    whole = _requests(core, package, target, streams=1, count=1)
-    pieces = _requests(core, package, target, streams, count=_pieces(target.cap, streams))
+    whole = Lanes(core, package, target, streams=1)
+    pieces = Lanes(core, package, target, streams, _pieces(target.cap, streams), AT_A_TIME)
 
-    def forward(pixels: Tensor) -> Tensor:
+    def begin(pixels: Tensor) -> Callable[[], Tensor]:
         size = len(pixels)
         cut = pixels.tensor_split(_pieces(size, streams) if size <= target.cap else 1)
-        return _answer(pieces[: len(cut)] if len(cut) > 1 else whole, cut)
+        return (pieces if len(cut) > 1 else whole).begin(cut)
 
-    return Package(forward, 1)
+    return Package(lambda pixels: begin(pixels)(), 1, begin, overlaps_from=streams)
 
 
 def _streams(target: Target) -> int:
@@ -147,21 +149,41 @@ def _pieces(size: int, streams: int) -> int:
     return max(min(size, 2 * streams), -(-size // PIECE))
 
 
-def _requests(core: Core, package: bytes, target: Target, streams: int, count: int) -> list[InferRequest]:
-    compiled = core.import_model(package, "CPU", _settings(target, streams))
-    return [compiled.create_infer_request() for _ in range(count)]
+class Lanes:
+    """The requests of one compiled model: a row of them for each batch under way, one for each of its pieces."""
 
+    def __init__(
+        self, core: Core, package: bytes, target: Target, streams: int, pieces: int = 1, at_a_time: int = 1
+    ) -> None:
+        compiled = core.import_model(package, "CPU", _settings(target, streams))
+        self._free = [[compiled.create_infer_request() for _ in range(pieces)] for _ in range(at_a_time)]
 
-def _answer(requests: Sequence[InferRequest], pieces: Sequence[Tensor]) -> Tensor:
-    import openvino
+    def begin(self, pieces: Sequence[Tensor]) -> Callable[[], Tensor]:
+        """Start on all pieces; what is given back waits for them, and gives their outputs as one tensor.
 
-    with contextlib.ExitStack() as running:
-        for request, piece in zip(requests, pieces, strict=True):
-            request.set_input_tensor(openvino.Tensor(piece.numpy(), shared_memory=True))
-            request.start_async()
-            running.callback(request.wait)  # for each one, also where another raises
-    outputs = [torch.from_numpy(request.get_output_tensor().data) for request in requests]
-    return torch.cat(outputs)  # a copy: the next forward writes there too
+        Raises:
+            RuntimeError: a piece is none that the model takes; none is under way then.
+        """
+        import openvino
+
+        row = self._free.pop()
+        running = contextlib.ExitStack()
+        running.callback(self._free.append, row)  # once all have been waited for
+        try:
+            for request, piece in zip(row[: len(pieces)], pieces, strict=True):
+                request.set_input_tensor(openvino.Tensor(piece.numpy(), shared_memory=True))
+                request.start_async()
+                running.callback(request.wait)  # for each one, also where another raises
+        except BaseException:
+            running.close()
+            raise
+
+        def end() -> Tensor:
+            running.close()
+            outputs = [torch.from_numpy(request.get_output_tensor().data) for request in row[: len(pieces)]]
+            return torch.cat(outputs)  # a copy: a later forward writes there too
+
+        return end
 
 
 def _settings(target: Target, streams: int) -> dict[str, object]:

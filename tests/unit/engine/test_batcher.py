@@ -192,3 +192,21 @@ class AnyTraffic(RuleBasedStateMachine):
 
 
 TestAnyTraffic = settings(max_examples=100, stateful_step_count=40, deadline=None)(AnyTraffic).TestCase
+
+
+def test_a_batch_may_follow_one_of_its_own_model_only_and_of_requests_that_may_have_company():
+    batcher = Batcher({"a": 8, "b": 8})
+    assert batcher.next_in_company("a") == 0
+    for number in range(5):
+        batcher.add(request(number, model="a"), 0)
+    assert batcher.next_in_company("a") == 4
+    assert batcher.next_in_company("b") == 0
+    batcher.add(request(10, 2, model="b"), 0)
+    batcher.take()  # of a, so that it is b's turn
+    assert batcher.next_in_company("a") == 0
+    assert batcher.next_in_company("b") == 2
+    batcher.add(request(11, 4, model="a", alone=True), 0)
+    batcher.take()
+    assert batcher.next_in_company("a") == 1  # the one before it
+    batcher.take()
+    assert batcher.next_in_company("a") == 0

@@ -83,6 +83,24 @@ def test_cut_or_whole_each_example_gets_the_same_bits(tmp_path):
             assert torch.equal(cut(pixels[:size]), whole(pixels[:size]))
 
 
+def test_two_batches_under_way_each_get_their_own(tmp_path):
+    model = served(tmp_path)
+    package = in_pieces(model, tmp_path)
+    pixels = probes(2 * model.cap, model.loaded.input.crop)
+    one, other = pixels[: model.cap], pixels[model.cap :]
+    with torch.inference_mode():
+        expected = package(one), package(other)
+        assert package.overlaps_from == 2
+        for _ in range(20):
+            first, second = package.begin(one), package.begin(other)
+            assert torch.equal(first(), expected[0])
+            lone = package(other[:1])  # a probe of the guard, say
+            third = package.begin(one)
+            assert torch.equal(second(), expected[1])
+            assert torch.equal(third(), expected[0])
+            assert torch.equal(lone, expected[1][:1])
+
+
 @pytest.mark.parametrize(
     ("size", "streams", "pieces"), [(1, 2, 1), (2, 2, 2), (3, 2, 3), (8, 2, 4), (32, 2, 16), (7, 8, 1), (8, 8, 8)]
 )

@@ -1,0 +1,189 @@
+"""Two batches under way: each keeps its pixels, its place in the aboard file and its fate; in order they end."""
+
+import struct
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from service.engine.aboard import Aboard, read_aboard
+from service.engine.batcher import Batcher, Request, ladder
+from service.engine.caps import Caps
+from service.engine.guard import CaughtError, Guard
+from service.engine.model import ServedModel
+from service.engine.pace import Pace
+from service.engine.runner import Job, Runner
+from service.engine.wire import Failure, Infer, Result
+from service.errors import ModelFailed
+from service.loader.compiled import Package
+from service.loader.load import load
+from service.metrics import Metrics
+from service.specs import ExitCode
+from tests.support.tiny import tiny
+
+FAR = 1e9
+SIDE = 8
+BAD = 255
+
+
+class Device:
+    """A forward that reads its pixels when it ends, as a device does that is not waited for; a picture of `BAD` fails.
+
+    The class of a picture is its first pixel, so that who was given another's is seen.
+    """
+
+    def __init__(self):
+        self.under_way = self.most = 0
+
+    def begin(self, pixels):
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+
+        def end():
+            self.under_way -= 1
+            first = pixels[:, 0, 0, 0].long()
+            if (first == BAD).any():
+                raise ValueError("a bad picture")
+            return torch.nn.functional.one_hot(first % 5, 5).float() * 9
+
+        return end
+
+
+@pytest.fixture
+def device():
+    return Device()
+
+
+@pytest.fixture
+def runner(tmp_path, device):
+    """One model of five classes, with a package of which two batches may be under way; and its batcher."""
+    folder = tiny(tmp_path)
+    model = ServedModel(load(folder), folder.card, torch.device("cpu"))
+    model.run_package(Package(lambda pixels: device.begin(pixels)(), 1, device.begin, overlaps_from=2), "a" * 64)
+    batcher = Batcher({"tiny": model.cap})
+    metrics = Metrics("engine-cpu-a", tmp_path)
+    caps = Caps({"tiny": ladder(model.cap)}, batcher, metrics)
+    made = Runner(
+        {"tiny": model}, {"tiny": Guard("tiny")}, Aboard(tmp_path / "aboard"), caps, Pace(), batcher.cancel, 60, metrics
+    )
+    with torch.inference_mode():
+        yield made, batcher
+
+
+def add(batcher, id, *pictures, alone=False):
+    pixels = b"".join(bytes([picture]) * 3 * SIDE * SIDE for picture in pictures)
+    frame = Infer(id, "tiny", len(pictures), 1, FAR, alone, pixels)
+    request = Request(id, "tiny", len(pictures), FAR, alone=alone)
+    request.payload = Job(frame, None)
+    batcher.add(request, time.monotonic())
+
+
+def classes(answers):
+    return {request.id: np.frombuffer(frame.ids, np.int32).tolist() for request, frame in answers}
+
+
+def test_each_batch_has_the_answers_to_its_own_pictures(runner, device):
+    runner, batcher = runner
+    add(batcher, 1, *[1] * 8)
+    first = runner.begin(batcher.take())
+    add(batcher, 2, *[2] * 8)
+    second = runner.begin(batcher.take())
+    assert classes(runner.end(first)) == {1: [1] * 8}
+    add(batcher, 3, *[3] * 8)
+    third = runner.begin(batcher.take())
+    assert classes(runner.end(second)) == {2: [2] * 8}
+    assert classes(runner.end(third)) == {3: [3] * 8}
+    assert device.most == 2
+
+
+def test_a_batch_that_fails_leaves_the_one_behind_it_as_it_was(runner):
+    """Its halves are put side by side anew, while the other's pixels are still being read."""
+    runner, batcher = runner
+    for id, picture in enumerate([1, 2, BAD, 3, 4, 1, 2, 3]):
+        add(batcher, id, picture)
+    first = runner.begin(batcher.take())
+    add(batcher, 10, *[4] * 8)
+    second = runner.begin(batcher.take())
+    answers = {request.id: frame for request, frame in runner.end(first)}
+    assert isinstance(answers[2], Failure)
+    assert answers[2].error == ModelFailed.name
+    assert [id for id, frame in answers.items() if isinstance(frame, Result)] == [0, 1, 3, 4, 5, 6, 7]
+    assert classes(runner.end(second)) == {10: [4] * 8}
+
+
+def test_the_aboard_file_names_all_who_are_under_way(runner, tmp_path):
+    runner, batcher = runner
+
+    def aboard():
+        return read_aboard(tmp_path / "aboard")
+
+    add(batcher, 1, 1, 1)
+    add(batcher, 2, 2, 2)
+    first = runner.begin(batcher.take())
+    due = aboard().due
+    add(batcher, 3, 3, 3)
+    second = runner.begin(batcher.take())
+    assert (aboard().ids, aboard().due) == ([1, 2, 3], due)
+    runner.end(first)
+    assert (aboard().ids, aboard().finished) == ([3], 1)
+    assert aboard().due > due
+    runner.end(second)
+    assert (aboard().ids, aboard().due, aboard().finished) == ([], 0, 2)
+
+
+def test_as_many_may_be_aboard_as_two_batches_can_hold(tmp_path):
+    Aboard(tmp_path / "aboard").board(range(2048))
+    with pytest.raises(struct.error):
+        Aboard(tmp_path / "aboard").board(range(2049))
+
+
+def test_when_a_model_is_caught_the_file_keeps_all_who_were_under_way(runner, tmp_path, monkeypatch):
+    runner, batcher = runner
+    add(batcher, 1, 1, 1)
+    first = runner.begin(batcher.take())
+    add(batcher, 2, 2, 2)
+    runner.begin(batcher.take())
+
+    def look(guard, outputs):
+        raise CaughtError("tiny", ExitCode.VIOLATION, "a graph")
+
+    monkeypatch.setattr(Guard, "look", look)
+    with pytest.raises(CaughtError):
+        runner.end(first)
+    assert read_aboard(tmp_path / "aboard").ids == [1, 2]
+
+
+@pytest.mark.parametrize(("pictures", "alone", "fewest"), [(2, False, 2), (1, False, 0), (2, True, 0)])
+def test_who_is_alone_or_too_few_is_not_followed(runner, pictures, alone, fewest):
+    runner, batcher = runner
+    add(batcher, 1, *[1] * pictures, alone=alone)
+    flight = runner.begin(batcher.take())
+    assert runner.followed_by(flight) == fewest
+    runner.end(flight)
+
+
+def test_a_model_that_runs_eager_is_not_followed(runner):
+    runner, batcher = runner
+    runner._models["tiny"].run_eager()
+    add(batcher, 1, 1, 1)
+    flight = runner.begin(batcher.take())
+    assert runner.followed_by(flight) == 0
+    runner.end(flight)
+
+
+def test_a_batch_is_not_charged_for_the_one_before_it(runner, monkeypatch):
+    """Else who waits is told twice as long, and the longest forward, from which the watchdog's limit comes, grows."""
+    runner, batcher = runner
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    add(batcher, 1, 1, 1)
+    first = runner.begin(batcher.take())
+    add(batcher, 2, 2, 2)
+    second = runner.begin(batcher.take())
+    now[0] += 5
+    runner.end(first)
+    now[0] += 2
+    [(_, answer)] = runner.end(second)
+    assert (answer.queue_seconds, answer.forward_seconds) == (5, 2)
+    assert (runner._pace.shortest("tiny", 2), runner._pace.longest("tiny")) == (2, 5)
