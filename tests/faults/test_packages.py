@@ -63,12 +63,12 @@ def compiled(models, compilers, tmp_path_factory):
 
 
 @pytest.fixture
-def eager(compiled, compilers):
+def eager(compiled):
     """What the first answers were, and how far a probability may be from them.
 
-    OpenVINO's outputs may differ by 1e-5 of the largest, which is some twenty; a probability by half of that.
+    A package's outputs may differ by 1e-5 of the largest, which is some twenty; a probability by half of that.
     """
-    return eager_answers(compiled[2]), 1e-5 if compilers is NO_OPENVINO else 1e-4
+    return eager_answers(compiled[2]), 1e-4
 
 
 @pytest.fixture(scope="module")
