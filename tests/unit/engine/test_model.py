@@ -6,34 +6,18 @@ import torch
 from service.engine.model import ServedModel
 from service.loader.compiled import Package
 from service.loader.load import load
+from tests.support.device import Device
 from tests.support.tiny import tiny
-
-
-class Counting:
-    """A forward that counts how many are under way."""
-
-    def __init__(self):
-        self.under_way = self.most = 0
-
-    def begin(self, pixels):
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-
-        def end():
-            self.under_way -= 1
-            return torch.zeros(len(pixels), 5)
-
-        return end
 
 
 @pytest.mark.parametrize(("size", "overlaps_from", "most"), [(4, 2, 2), (2, 2, 2), (1, 2, 1), (4, 0, 1)])
 def test_a_batch_is_timed_beside_another_one_where_two_may_be_under_way(tmp_path, size, overlaps_from, most):
     folder = tiny(tmp_path)
     model = ServedModel(load(folder), folder.card, torch.device("cpu"))
-    counting = Counting()
-    model.run_package(Package(lambda pixels: counting.begin(pixels)(), 1, counting.begin, overlaps_from), "a" * 64)
+    device = Device()
+    model.run_package(Package(lambda pixels: device.begin(pixels)(), 1, device.begin, overlaps_from), "a" * 64)
     assert model.best_of(size, forwards=3) > 0
-    assert (counting.most, counting.under_way) == (most, 0)
+    assert (device.most, device.under_way) == (most, 0)
 
 
 def test_what_was_put_into_one_slot_stays_until_that_is_filled_again(tmp_path):

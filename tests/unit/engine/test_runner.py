@@ -20,34 +20,11 @@ from service.loader.compiled import Package
 from service.loader.load import load
 from service.metrics import Metrics
 from service.specs import ExitCode
+from tests.support.device import BAD, Device
 from tests.support.tiny import tiny
 
 FAR = 1e9
 SIDE = 8
-BAD = 255
-
-
-class Device:
-    """A forward that reads its pixels when it ends, as a device does that is not waited for; a picture of `BAD` fails.
-
-    The class of a picture is its first pixel, so that who was given another's is seen.
-    """
-
-    def __init__(self):
-        self.under_way = self.most = 0
-
-    def begin(self, pixels):
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-
-        def end():
-            self.under_way -= 1
-            first = pixels[:, 0, 0, 0].long()
-            if (first == BAD).any():
-                raise ValueError("a bad picture")
-            return torch.nn.functional.one_hot(first % 5, 5).float() * 9
-
-        return end
 
 
 @pytest.fixture
