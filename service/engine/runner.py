@@ -61,16 +61,11 @@ class Flight:
         end: waits for it, and gives the logits.
     """
 
-    model: str
-    parts: Sequence[Part]
+    batch: Batch
     slot: int
     began: float
     collated: float
     end: Callable[[], Tensor]
-
-    @property
-    def size(self) -> int:
-        return sum(part.stop - part.start for part in self.parts)
 
 
 class Runner:
@@ -110,18 +105,18 @@ class Runner:
     def begin(self, batch: Batch) -> Flight:
         """Start on a batch; what goes wrong is told when it ends."""
         slot = 1 - self._flying[0].slot if self._flying else 0
-        self._board([*(flight.parts for flight in self._flying), batch.parts])
+        self._board([*(flight.batch for flight in self._flying), batch])
         if not self._flying:
             self._limit(batch.model)
-        flight = self._start(batch.model, batch.parts, slot)
+        flight = self._start(batch, slot)
         self._flying.append(flight)
         return flight
 
     def followed_by(self, flight: Flight) -> int:
         """Of how many examples another batch of the model must be to begin before this one ends; 0: none does."""
-        fewest = self._models[flight.model].overlaps_from
-        alone = any(part.request.alone for part in flight.parts)
-        return 0 if alone or flight.size < fewest else fewest
+        fewest = self._models[flight.batch.model].overlaps_from
+        alone = any(part.request.alone for part in flight.batch.parts)
+        return 0 if alone or flight.batch.size < fewest else fewest
 
     def end(self, flight: Flight) -> list[Answer]:
         """Answers of every request that this batch, the first of those under way, completes.
@@ -133,36 +128,36 @@ class Runner:
         self._flying.remove(flight)
         self._aboard.clear()
         for following in self._flying:
-            self._board([following.parts])
-            self._limit(following.model)
-        self._caps.went_well(flight.model, flight.size)
+            self._board([following.batch])
+            self._limit(following.batch.model)
+        self._caps.went_well(flight.batch.model, flight.batch.size)
         return answers
 
-    def _board(self, batches: Sequence[Sequence[Part]]) -> None:
+    def _board(self, batches: Sequence[Batch]) -> None:
         """Write down who is in a forward."""
-        self._aboard.board([part.request.id for parts in batches for part in parts])
+        self._aboard.board([part.request.id for batch in batches for part in batch.parts])
 
     def _limit(self, name: str) -> None:
         """Write down until when the next forward to end must be over."""
         seconds = max(self._watchdog_seconds, LIMIT_IN_LONGEST * self._pace.longest(name))
         self._aboard.due(time.monotonic() + seconds)
 
-    def _start(self, name: str, parts: Sequence[Part], slot: int) -> Flight:
-        model = self._models[name]
+    def _start(self, batch: Batch, slot: int) -> Flight:
+        model = self._models[batch.model]
         began = collated = time.monotonic()
         try:
-            pixels = model.collate((part_pixels(part.request, part.start, part.stop) for part in parts), slot)
+            pixels = model.collate((part_pixels(part.request, part.start, part.stop) for part in batch.parts), slot)
             collated = time.monotonic()
             end = model.begin_batch(pixels)
         except BaseException as error:
             end = functools.partial(_raise, error)
-        return Flight(name, parts, slot, began, collated, end)
+        return Flight(batch, slot, began, collated, end)
 
     def _attempt(self, flight: Flight) -> list[Answer]:
         """End a batch, or run its halves; a model is pure, so running an example again is safe."""
-        name, parts, size = flight.model, flight.parts, flight.size
+        name, parts, size = flight.batch.model, flight.batch.parts, flight.batch.size
         try:
-            return self._end(flight, size)
+            return self._end(flight)
         except CaughtError:
             raise
         except Refusal as refusal:
@@ -174,7 +169,7 @@ class Runner:
         answers: list[Answer] = []
         for half in split(parts, halves(size, self._models[name].sizes)):
             self._limit(name)
-            answers += self._attempt(self._start(name, half, flight.slot))
+            answers += self._attempt(self._start(Batch(name, half), flight.slot))
         return answers
 
     def _understand(self, name: str, size: int, error: BaseException) -> None:
@@ -187,8 +182,8 @@ class Runner:
             self._caps.too_large(name, size)
             torch.cuda.empty_cache()
 
-    def _end(self, flight: Flight, size: int) -> list[Answer]:
-        name, parts = flight.model, flight.parts
+    def _end(self, flight: Flight) -> list[Answer]:
+        name, parts, size = flight.batch.model, flight.batch.parts, flight.batch.size
         logits = flight.end()
         forwarded = time.monotonic()
         # Its turn came when the batch before it had ended.

@@ -293,12 +293,12 @@ class Worker(threading.Thread):
                 answers = self._runner.end(flight)
             except CaughtError as caught:
                 self._end(caught)
-            self._deliver(self._with_forecast(flight.model, answers))
+            self._deliver(self._with_forecast(flight.batch.model, answers))
 
     def _is_followed(self, flight: Flight) -> bool:
         fewest = self._runner.followed_by(flight)
         with self._wake:
-            return 0 < fewest <= self._batcher.next_in_company(flight.model)
+            return 0 < fewest <= self._batcher.next_in_company(flight.batch.model)
 
     def _begin(self) -> Flight | None:
         batch, dropped = self._next_batch()
@@ -324,7 +324,7 @@ class Worker(threading.Thread):
         with self._wake:
             waiting = {name: self._batcher.depth(name) for name in self._models}
         if self._flight:
-            waiting[model] += self._flight.size
+            waiting[model] += self._flight.batch.size
         caps = {name: self._batcher.cap(name) for name in self._models}
         backlog = self._pace.backlog_seconds(model, waiting, caps)
         told = {"backlog_seconds": backlog, "example_seconds": self._pace.example_seconds(model)}
