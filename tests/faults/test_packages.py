@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from service.loader.compilers import COMPILERS
-from tests.support.models import SHIPPED, direct, photographs
+from tests.support.models import SHIPPED, TOLERANCE, direct, photographs
 from tests.support.server import Server, wait_for
 from tests.support.traffic import Traffic
 
@@ -64,11 +64,8 @@ def compiled(models, compilers, tmp_path_factory):
 
 @pytest.fixture
 def eager(compiled):
-    """What the first answers were, and how far a probability may be from them.
-
-    A package's outputs may differ by 1e-5 of the largest, which is some twenty; a probability by half of that.
-    """
-    return eager_answers(compiled[2]), 1e-4
+    """What the first answers were, and how far a probability may be from them."""
+    return eager_answers(compiled[2]), TOLERANCE
 
 
 @pytest.fixture(scope="module")

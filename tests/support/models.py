@@ -124,8 +124,13 @@ def direct(models: Path, name: str) -> Direct:
     return Direct(name, loaded.version, loaded.module, loaded.input.resize, loaded.input.crop, interpolation, mean, std)
 
 
+#: How far a probability may be from the direct forward's. Batch sizes, memory formats and processors differ in the last
+#: bits: the proof allows outputs 1e-5 of the largest, which is some twenty, and a probability moves by half as much.
+TOLERANCE = 1e-4
+
+
 def assert_right(answer: dict, model: Direct, *pictures: bytes) -> None:
-    """Every class and probability of a 200 is what the model says of these pictures, within 1e-5."""
+    """Every class and probability of a 200 is what the model says of these pictures, within the tolerance."""
     assert answer["model"] == model.name
     assert answer["version"] == model.version
     assert len(answer["predictions"]) == len(pictures)
@@ -135,5 +140,5 @@ def assert_right(answer: dict, model: Direct, *pictures: bytes) -> None:
         assert classes, "no classes"
         best = torch.topk(expected, len(classes)).values
         for rank, entry in enumerate(classes):
-            assert abs(entry["probability"] - expected[entry["id"]].item()) <= 1e-5
-            assert abs(entry["probability"] - best[rank].item()) <= 1e-5
+            assert abs(entry["probability"] - expected[entry["id"]].item()) <= TOLERANCE
+            assert abs(entry["probability"] - best[rank].item()) <= TOLERANCE
