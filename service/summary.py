@@ -67,6 +67,7 @@ def _runs_as(model: ModelState) -> str:
         return ""
     compiled = model.verdict and model.verdict.state == "compiled"
     words = f"{'compiled' if compiled else model.tuning.memory_format}, {model.tuning.threads} threads"
+    words += ", CUDA graphs" if model.cuda_graphs else ""
     return f"{words}, tuned {model.tuned.made[:10]}" if model.tuned else words
 
 

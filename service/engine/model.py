@@ -13,7 +13,9 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from service.engine import cuda
 from service.engine.batcher import ladder
+from service.engine.cuda import CudaForward
 from service.engine.guard import Guard, PackageGuard, WeightsGuard
 from service.engine.wire import ModelState
 from service.errors import ModelOutputInvalid
@@ -39,6 +41,10 @@ SHORT_SECONDS, MUCH_SHORTER = 0.004, 0.5
 FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
+class CannotRecordError(Exception):
+    """A GPU has to be given the kernels of a forward one by one; the message says why."""
+
+
 class ServedModel:
     """One model of one engine. Only the worker thread touches it. It runs eager until told to run a package.
 
@@ -61,8 +67,6 @@ class ServedModel:
         self._device = device
         self.module = loaded.module.to(device)
         self._dtype = getattr(torch, card.dtype)
-        self._forward: Callable[[Tensor], Any] = self._eager
-        self._package = ""
         self._mean = torch.tensor(loaded.input.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(loaded.input.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         crop = loaded.input.crop
@@ -71,6 +75,7 @@ class ServedModel:
             torch.zeros((self.cap, 3, crop, crop), dtype=torch.uint8, pin_memory=pinned) for _ in range(2)
         ]
         self._probe = probes(1, crop)
+        self._answer_with(self._eager)
 
     def collate(self, parts: Iterable[memoryview], slot: int) -> Tensor:
         """Examples side by side: `(N, 3, H, W) uint8` on the CPU, valid until the next call for the slot, 0 or 1."""
@@ -98,16 +103,20 @@ class ServedModel:
     @property
     def overlaps_from(self) -> int:
         """Of how many examples a batch must be to begin before another such one has ended; 0: it waits for it."""
+        if self._gpu:
+            return cuda.OVERLAPS_FROM
         return self._forward.overlaps_from if isinstance(self._forward, Package) else 0
 
     def begin_batch(self, pixels: Tensor) -> Callable[[], Tensor]:
         """What `run_batch` does, in two steps: the second ends it. A forward that does not overlap is all in that."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        if isinstance(self._forward, Package) and self._forward.begin:
+        if self._gpu:
+            end = self._gpu.begin(pixels)
+        elif isinstance(self._forward, Package) and self._forward.begin:
             end = self._forward.begin(pixels)
         else:
-            end = functools.partial(self._forward, pixels.to(self._device, non_blocking=True))
+            end = functools.partial(self._forward, pixels)
         return lambda: self._checked(end(), pixels)
 
     def _checked(self, logits: Any, pixels: Tensor) -> Tensor:
@@ -116,8 +125,6 @@ class ServedModel:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             wanted = (len(pixels), self.loaded.classes)
             raise ModelOutputInvalid(f"The model returned {got} for {len(pixels)} inputs; it must return {wanted}.")
-        if self._device.type == "cuda":
-            torch.cuda.current_stream(self._device).synchronize()  # else a forward's time is the time to launch it
         return logits
 
     def _eager(self, pixels: Tensor) -> Any:
@@ -142,7 +149,43 @@ class ServedModel:
 
     def run_package(self, package: Package, sha256: str) -> None:
         """Answer with this from now on."""
-        self._forward, self._package = package, sha256
+        self._answer_with(package, sha256)
+
+    def _answer_with(self, forward: Callable[[Tensor], Any], package: str = "") -> None:
+        self._forward, self._package = forward, package
+        self._gpu: CudaForward | None = None
+        if self._device.type == "cuda":
+            self._gpu = CudaForward(forward, self.cap, self.loaded.input.crop, self._device)
+
+    def forget_cuda_graphs(self) -> None:
+        """Launch the kernels of every batch one by one from now on."""
+        self._answer_with(self._forward, self._package)
+
+    @property
+    def cuda_graphs(self) -> list[int]:
+        """The batch sizes whose kernels are launched at once."""
+        return self._gpu.recorded if self._gpu else []
+
+    def record_cuda_graphs(self, sizes: Sequence[int]) -> None:
+        """On a GPU, launch all kernels of these batch sizes at once from now on, in this thread's mode.
+
+        Raises:
+            CannotRecordError: they cannot be, or what was recorded answers otherwise.
+        """
+        if not self._gpu:
+            return
+        examples = probes(max(sizes), self.loaded.input.crop)
+        try:
+            launched = [self.run_batch(examples[:size]) for size in sizes]
+            self._gpu.record(sizes)
+            replayed = [self.run_batch(examples[:size]) for size in sizes]
+        except Exception as error:
+            self.forget_cuda_graphs()
+            raise CannotRecordError(f"{type(error).__name__}: {error}") from error
+        found = distance(launched, replayed) / (float(launched[0].abs().max()) or 1.0)
+        if found > tolerance_of(self.module):
+            self.forget_cuda_graphs()
+            raise CannotRecordError(f"replayed, outputs differ by {found:.1e} of the largest")
 
     @property
     def _threads(self) -> int:
@@ -180,7 +223,7 @@ class ServedModel:
 
     def run_eager(self) -> None:
         """Answer with the module from now on."""
-        self._forward, self._package = self._eager, ""
+        self._answer_with(self._eager)
 
     def probe(self) -> str:
         """Bits of the outputs for a fixed input."""
@@ -208,6 +251,7 @@ class ServedModel:
         """Run so from now on. Called outside inference mode, so that the weights stay normal tensors."""
         self.tuning = tuning
         self.module.to(memory_format=FORMATS[tuning.memory_format])
+        self.forget_cuda_graphs()  # a graph knows the weights by their addresses
 
     def time(self, tuning: Tuning, size: int = 0, seconds: float = 0.0, forwards: int = 3) -> float:
         """Seconds of the best forward of `size` examples, at the cap without one, after one that is not counted.
@@ -223,7 +267,9 @@ class ServedModel:
         return {size: self.time(tuning, size) for size in self.sizes}
 
     def best_of(self, size: int, forwards: int, seconds: float = 0.0) -> float:
-        """The same as it runs now, in this thread's mode."""
+        """The same as it runs now, in this thread's mode; on a GPU as it will run, which is recorded if it can be."""
+        with contextlib.suppress(CannotRecordError):
+            self.record_cuda_graphs([size])
         pixels = self._stagings[0][:size]
         self.run_batch(pixels)
         end = time.perf_counter() + seconds
@@ -297,6 +343,7 @@ class ServedModel:
             batch_sizes=self.sizes,
             tuning=self.tuning,
             tuned=self._tuned,
+            cuda_graphs=self.cuda_graphs,
             memory_bytes=loaded.memory,
             card=self._card.model_dump(mode="json", exclude_none=True),
             report=report,

@@ -14,6 +14,8 @@ from service.allocator import keep_freed_memory
 from service.child import Control, begin_child, prefer_to_be_killed, run_loop, use_temporary
 from service.engine.aboard import Aboard
 from service.engine.batcher import Request
+from service.engine.device_memory import SECONDS as DEVICE_MEMORY_SECONDS
+from service.engine.device_memory import sample_device_memory
 from service.engine.runner import Answer, Job
 from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol, Infer, ModelState, Ready, Result
 from service.engine.worker import Worker
@@ -99,6 +101,8 @@ class Engine:
         gc.collect()
         gc.freeze()  # a full collection over torch's objects stalls every thread for 200 ms
         self._pulse()
+        if torch.device(self._spec.device).type == "cuda":
+            self._sample_device_memory()
         control.send(Ready(self._spec.device, models))
         await self._drained.wait()
         server.close()
@@ -108,6 +112,10 @@ class Engine:
         """Say again and again that this loop runs, for the watchdog."""
         self._aboard.pulse(time.monotonic())
         asyncio.get_running_loop().call_later(PULSE_SECONDS, self._pulse)
+
+    def _sample_device_memory(self) -> None:
+        sample_device_memory(self.metrics.device_memory, torch.device(self._spec.device))
+        asyncio.get_running_loop().call_later(DEVICE_MEMORY_SECONDS, self._sample_device_memory)
 
     def accept(self, frame: Infer, connection: FrontEndConnection) -> None:
         """Queue a request, or say at once why not."""

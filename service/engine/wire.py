@@ -88,6 +88,7 @@ class ModelState(msgspec.Struct, frozen=True):
 
     `state` is `loading`, `ready` or `failed`; `detail` says why it failed. `input` is the card's, resolved.
     `report` is the proof's, of a model that got that far; `verdict` says whether a compiled package answers for it.
+    `cuda_graphs` are the batch sizes whose kernels a GPU is given at once.
     """
 
     name: str
@@ -102,6 +103,7 @@ class ModelState(msgspec.Struct, frozen=True):
     batch_sizes: list[int] = []
     tuning: Tuning | None = None
     tuned: Tuned | None = None
+    cuda_graphs: list[int] = []
     example_seconds: float = 0.0
     memory_bytes: dict[str, int] = {}
     card: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from service.engine.aboard import Aboard
 from service.engine.batcher import Batch, Batcher, Request
 from service.engine.caps import Caps
 from service.engine.guard import CaughtError, Guard, SealWatch
-from service.engine.model import ServedModel, tuning_key
+from service.engine.model import CannotRecordError, ServedModel, tuning_key
 from service.engine.pace import Pace
 from service.engine.runner import Answer, Flight, Runner
 from service.engine.wire import Failure, ModelState, Result
@@ -116,6 +116,8 @@ class Worker(threading.Thread):
 
     def _serve(self) -> None:
         torch.set_num_threads(self._threads)
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # what names no device goes to the first one, and takes memory there
         states = [self._load(folder) for folder in self._folders]
         with torch.inference_mode():
             states = [self._prepare(state) for state in states]
@@ -195,6 +197,7 @@ class Worker(threading.Thread):
         if not report.passed:
             del self._models[state.name]
             return model.state(self._failed(state, f"the proof failed: {report.refusal}"), verdict, report)
+        self._record_cuda_graphs(model)
         self._guards[state.name] = model.guard()
         for size, seconds in report.figures.batch_seconds.items():
             self._pace.record(state.name, size, seconds)
@@ -240,6 +243,18 @@ class Worker(threading.Thread):
             return report
         self._cold += [(model, size) for size in model.sizes[1:-1]]
         return msgspec.structs.replace(model.check(sorted({1, model.cap})), full=kept.report.figures)
+
+    def _record_cuda_graphs(self, model: ServedModel) -> None:
+        """On a GPU, replay what has been proven, where that gives the same answers and passes the proof itself."""
+        try:
+            model.record_cuda_graphs(model.sizes)
+            if model.cuda_graphs and (refusal := model.check(sorted({1, model.cap})).refusal):
+                model.forget_cuda_graphs()
+                raise CannotRecordError(f"the proof fails: {refusal}")
+        except CannotRecordError as error:
+            log.warning(
+                "no CUDA graphs", model=model.loaded.name, why=str(error), then="kernels are launched one by one"
+            )
 
     def _failed(self, state: ModelState, detail: str) -> ModelState:
         log.error("model failed", model=state.name, detail=detail)

@@ -81,6 +81,7 @@ def operations(
                 "batch_sizes": state.batch_sizes,
                 "memory_format": state.tuning and state.tuning.memory_format,
                 "threads": state.tuning and state.tuning.threads,
+                "cuda_graphs": state.cuda_graphs,
                 "optimization": _optimization(client, state),
                 "tuned": state.tuned and msgspec.to_builtins(state.tuned),
                 "memory_bytes": state.memory_bytes,

@@ -40,5 +40,5 @@ def ask(server: Server, *colours: Colour, **headers: str) -> httpx.Response:
     return httpx.post(f"{server.url}/predict", json=body, headers=headers, timeout=60)
 
 
-def restarts(server: Server, reason: str) -> float:
-    return server.metric("gradless_engine_restarts_total", device="cpu", reason=reason)
+def restarts(server: Server, reason: str, device: str = "cpu") -> float:
+    return server.metric("gradless_engine_restarts_total", device=device, reason=reason)

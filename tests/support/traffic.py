@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.support.models import Direct, assert_right, photographs
+from tests.support.models import TOLERANCE, Direct, assert_right, photographs
 from tests.support.server import Server, wait_for
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -80,9 +80,9 @@ class Traffic:
             - moment
         )
 
-    def assert_all_right(self, model: Direct) -> None:
+    def assert_all_right(self, model: Direct, tolerance: float = TOLERANCE) -> None:
         assert self.errors == []
         assert self.answers
         for seen in self.answers:
             assert seen.response.status_code == 200, seen.response.text
-            assert_right(seen.response.json(), model, photographs()[seen.picture])
+            assert_right(seen.response.json(), model, photographs()[seen.picture], tolerance=tolerance)

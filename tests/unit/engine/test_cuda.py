@@ -1,0 +1,177 @@
+"""On a GPU: replayed or launched, one batch or two under way, each example gets its own answer, the same one."""
+
+import pytest
+import torch
+
+from service.engine.cuda import AT_A_TIME
+from service.engine.guard import CaughtError
+from service.engine.model import CannotRecordError, ServedModel
+from service.loader.load import load
+from service.loader.proof import tolerance_of
+from service.loader.report import Tuning
+from service.specs import ExitCode
+from tests.support.gpu import DEVICE, needs_gpu
+from tests.support.tiny import CLASSES, tiny
+
+pytestmark = needs_gpu
+
+LAYERS = f"""\
+import torch
+from torch import nn
+
+
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+            nn.Linear(128, {CLASSES}),
+        )
+
+    def forward(self, x):
+        IN_BETWEEN
+        return self.layers(x)
+
+
+def tiny():
+    return Layers()
+"""
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Makes a served model, whose forward does this first; the tests run in inference mode, as a worker does."""
+
+    def make(in_between: str = "pass", name: str = "one") -> ServedModel:
+        folder = tiny(tmp_path / name, code=LAYERS.replace("IN_BETWEEN", in_between))
+        with torch.inference_mode(False):
+            return ServedModel(load(folder), folder.card, torch.device(DEVICE))
+
+    with torch.inference_mode():
+        yield make
+
+
+def pictures(model: ServedModel, count: int) -> torch.Tensor:
+    side = model.loaded.input.crop
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8).pin_memory()
+
+
+def alike(model: ServedModel, one: torch.Tensor, other: torch.Tensor) -> bool:
+    return float((one - other).abs().max()) <= tolerance_of(model.module) * float(one.abs().max())
+
+
+def test_replayed_and_launched_a_batch_of_any_size_gets_the_same_answers(served):
+    model = served()
+    batches = [pictures(model, size) for size in model.sizes]
+    launched = [model.run_batch(batch) for batch in batches]
+    assert model.cuda_graphs == []
+    model.record_cuda_graphs(model.sizes)
+    assert model.cuda_graphs == model.sizes == [1, 2, 4, 8, 16, 32]
+    for batch, expected in zip(batches, launched, strict=True):
+        answers = model.run_batch(batch)
+        assert answers.is_inference()
+        assert alike(model, expected, answers)
+        assert not alike(model, expected, model.run_batch(pictures(model, len(batch))))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_two_batches_under_way_each_get_their_own(served, recorded):
+    model = served()
+    if recorded:
+        model.record_cuda_graphs(model.sizes)
+    batches = [pictures(model, size) for size in (32, 8, 8, 1, 32, 32)]
+    expected = [model.run_batch(batch).clone() for batch in batches]
+    assert model.overlaps_from
+    found = []
+    under_way = []
+    for batch in batches:
+        under_way.append(model.begin_batch(batch))
+        if len(under_way) == AT_A_TIME:
+            found.append(under_way.pop(0)())
+    found += [end() for end in under_way]
+    assert all(alike(model, one, other) for one, other in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "in_between",
+    [
+        "assert x.sum().item() < 1e9",
+        "x = x.cpu().to(self.layers[0].weight.device)",
+        "torch.cuda.synchronize()",
+        "torch.cuda.empty_cache(); torch.cuda.current_stream().synchronize()",
+    ],
+)
+def test_a_forward_that_waits_for_the_gpu_is_launched_and_answers(served, in_between):
+    model = served(in_between)
+    batch = pictures(model, 8)
+    before = model.run_batch(batch)
+    with pytest.raises(CannotRecordError):
+        model.record_cuda_graphs(model.sizes)
+    assert model.cuda_graphs == []
+    assert alike(model, before, model.run_batch(batch))
+    other = served(name="other")
+    other.record_cuda_graphs(other.sizes)  # nothing is left that would keep another model from being recorded
+    assert other.cuda_graphs == other.sizes
+
+
+def test_what_answers_otherwise_when_it_is_replayed_is_launched(served, monkeypatch):
+    model = served()
+    batch = pictures(model, 8)
+    before = model.run_batch(batch)
+    gpu = model._gpu
+
+    def record_another(sizes):
+        with torch.inference_mode():
+            gpu._graphs = {size: (torch.cuda.CUDAGraph(), torch.zeros(size, CLASSES, device=DEVICE)) for size in sizes}
+
+    monkeypatch.setattr(gpu, "record", record_another)
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: None)
+    with pytest.raises(CannotRecordError, match="differ by"):
+        model.record_cuda_graphs(model.sizes)
+    assert model.cuda_graphs == []
+    assert alike(model, before, model.run_batch(batch))
+
+
+def test_weights_that_are_laid_out_anew_are_recorded_anew(served):
+    model = served()
+    batch = pictures(model, 8)
+    before = model.run_batch(batch)
+    model.record_cuda_graphs(model.sizes)
+    with torch.inference_mode(False):
+        model.apply(Tuning("channels_last", 1))
+    assert model.cuda_graphs == []
+    assert alike(model, before, model.run_batch(batch))
+
+
+def test_a_replay_reads_the_weights_that_the_guard_watches(served):
+    model = served()
+    batch = pictures(model, 8)
+    model.record_cuda_graphs(model.sizes)
+    guard = model.guard()
+    before = model.run_batch(batch)
+    guard.look(before)
+    with torch.inference_mode(False), torch.no_grad():
+        model.module.layers[0].weight.mul_(2)
+    after = model.run_batch(batch)
+    assert not alike(model, before, after)
+    with pytest.raises(CaughtError) as caught:
+        guard.look(after)
+    assert caught.value.code is ExitCode.SEAL_BROKEN
+
+
+def test_the_proof_holds_of_what_is_replayed(served):
+    model = served()
+    model.record_cuda_graphs(model.sizes)
+    report = model.check(model.sizes)
+    assert report.passed, report.refusal
+    assert not report.inconclusive
+
+
+def test_a_batch_that_cannot_begin_leaves_room_for_others(served):
+    model = served()
+    batch = pictures(model, 4)
+    expected = model.run_batch(batch)
+    for _ in range(AT_A_TIME + 1):
+        with pytest.raises(RuntimeError):
+            model.begin_batch(batch[:, :2])
+    assert alike(model, expected, model.run_batch(batch))
