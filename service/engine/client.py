@@ -138,7 +138,8 @@ class EngineClient:
             InputChangedError: no engine takes these pixels any more; decode the request again.
             Refusal: what the engine says went wrong with it.
         """
-        frame = Infer(next(self._ids), state.name, len(pixels), top_k, deadline, False, pixels.numpy().tobytes())
+        there = pixels.numpy().reshape(-1).data
+        frame = Infer(next(self._ids), state.name, len(pixels), top_k, deadline, False, there)
         pending = Pending(frame, asyncio.get_running_loop().create_future(), state.input)
         self._dispatch(pending)
         try:

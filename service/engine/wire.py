@@ -23,6 +23,10 @@ from service.loader.report import Report, Tuned, Tuning, Verdict
 
 _LENGTH = struct.Struct("<I")
 
+#: So many bytes are received at once; a frame that is longer gets memory of its own.
+SHARED_BYTES = 32_768
+#: Of a frame that says it is larger, memory is taken as it comes.
+BELIEVED_BYTES = 1 << 23
 #: No frame is longer: a length beyond it is a broken stream, not a large request (bytes).
 MAX_FRAME_BYTES = 1 << 28
 
@@ -38,7 +42,8 @@ class Frame(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Infer(Frame, frozen=True):
     """Run `count` examples through a model.
 
-    `pixels` is `(count, 3, H, W) uint8`, C order. `deadline` is CLOCK_MONOTONIC seconds, the same clock in
+    `pixels` is `(count, 3, H, W) uint8`, C order, in one dimension: a view, since copies of it are what a frame costs.
+    `deadline` is CLOCK_MONOTONIC seconds, the same clock in
     every process of the machine. `alone` asks for a batch with nobody else in it.
     """
 
@@ -48,7 +53,7 @@ class Infer(Frame, frozen=True):
     top_k: int
     deadline: float
     alone: bool
-    pixels: bytes
+    pixels: memoryview
 
 
 class Cancel(Frame, frozen=True):
@@ -207,40 +212,68 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
 
 
-def encode(frame: Frame) -> bytes:
-    body = _encoder.encode(frame)
-    return _LENGTH.pack(len(body)) + body
+def encode(frame: Frame) -> bytearray:
+    written = bytearray(_LENGTH.size)
+    _encoder.encode_into(frame, written, _LENGTH.size)
+    _LENGTH.pack_into(written, 0, len(written) - _LENGTH.size)
+    return written
 
 
 class FrameReader:
-    """Turns a stream, split anywhere, back into frames."""
+    """Turns a stream, split anywhere, back into frames.
+
+    Small frames are received together. A large one is received in memory of its own, which its pixels then are.
+    """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._shared = bytearray(SHARED_BYTES)
+        self._own: bytearray | None = None
+        self._size = 0
+        self._filled = 0
 
-    def feed(self, data: bytes) -> Iterator[AnyFrame]:
-        """Yield the frames that `data` completes.
+    def room(self) -> memoryview:
+        """Where the next bytes go; never empty."""
+        return memoryview(self._shared if self._own is None else self._own)[self._filled :]
+
+    def received(self, count: int) -> Iterator[AnyFrame]:
+        """Yield the frames that the first `count` bytes of the room complete.
 
         Raises:
             BrokenStreamError: the stream cannot be read any further.
         """
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        try:
-            while len(buffer) - start >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(buffer, start)
-                if length > MAX_FRAME_BYTES:
-                    raise BrokenStreamError(f"a frame of {length} bytes; the most is {MAX_FRAME_BYTES}")
-                end = start + _LENGTH.size + length
-                if len(buffer) < end:
-                    break
-                with memoryview(buffer)[start + _LENGTH.size : end] as body:
-                    frame = _decode(body)
-                start = end
-                yield frame
-        finally:
-            del buffer[:start]
+        self._filled += count
+        if self._own is None:
+            yield from self._small_frames()
+        elif self._filled == self._size:
+            body, self._own, self._filled = memoryview(self._own)[_LENGTH.size :], None, 0
+            yield _decode(body)
+        elif self._filled == len(self._own):
+            more = min(self._size, 2 * self._filled) - self._filled
+            self._own = self._own + bytes(more)  # a new one: who received into the old one may still hold it
+
+    def _small_frames(self) -> Iterator[AnyFrame]:
+        start, length = 0, 0
+        with memoryview(self._shared) as there:
+            try:
+                while self._filled - start >= _LENGTH.size:
+                    (length,) = _LENGTH.unpack_from(there, start)
+                    if length > MAX_FRAME_BYTES:
+                        raise BrokenStreamError(f"a frame of {length} bytes; the most is {MAX_FRAME_BYTES}")
+                    begin, end = start + _LENGTH.size, start + _LENGTH.size + length
+                    if self._filled < end:
+                        break
+                    start, body = end, memoryview(bytes(there[begin:end]))
+                    yield _decode(body)
+            finally:
+                self._keep(bytes(there[start : self._filled]), _LENGTH.size + length)
+
+    def _keep(self, begun: bytes, size: int) -> None:
+        """What has come of a frame of so many bytes goes to the beginning of where the rest of it will go."""
+        if len(begun) >= _LENGTH.size and size > len(self._shared):
+            self._own, self._size = bytearray(min(size, BELIEVED_BYTES)), size
+        into = self._shared if self._own is None else self._own
+        self._filled = len(begun)
+        into[: self._filled] = begun
 
 
 def _decode(body: memoryview) -> AnyFrame:
@@ -250,7 +283,7 @@ def _decode(body: memoryview) -> AnyFrame:
         raise BrokenStreamError(f"not a frame: {error}") from error
 
 
-class FrameProtocol(asyncio.Protocol):
+class FrameProtocol(asyncio.BufferedProtocol):
     """An asyncio connection that speaks frames; what they mean is the subclass's business."""
 
     transport: asyncio.Transport
@@ -261,9 +294,12 @@ class FrameProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            for frame in self._reader.feed(data):
+            for frame in self._reader.received(nbytes):
                 self.frame_received(frame)
         except BrokenStreamError:
             self.transport.abort()
@@ -274,4 +310,4 @@ class FrameProtocol(asyncio.Protocol):
     def send(self, *frames: Frame) -> None:
         """Queue frames as one write; a connection that is closing drops them, and its end tells both sides."""
         if not self.transport.is_closing():
-            self.transport.write(b"".join(map(encode, frames)))
+            self.transport.writelines(list(map(encode, frames)))

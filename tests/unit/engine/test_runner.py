@@ -49,7 +49,7 @@ def runner(tmp_path, device):
 
 
 def add(batcher, id, *pictures, alone=False):
-    pixels = b"".join(bytes([picture]) * 3 * SIDE * SIDE for picture in pictures)
+    pixels = memoryview(b"".join(bytes([picture]) * 3 * SIDE * SIDE for picture in pictures))
     frame = Infer(id, "tiny", len(pictures), 1, FAR, alone, pixels)
     request = Request(id, "tiny", len(pictures), FAR, alone=alone)
     request.payload = Job(frame, None)

@@ -48,7 +48,7 @@ frames = st.one_of(
         top_k=st.integers(1, 100),
         deadline=floats,
         alone=st.booleans(),
-        pixels=st.binary(max_size=300),
+        pixels=st.binary(max_size=300).map(memoryview),
     ),
     st.builds(wire.Cancel, id=numbers),
     st.builds(
@@ -74,9 +74,20 @@ frames = st.one_of(
 )
 
 
+def feed(reader, data):
+    """The frames that these bytes complete, received in as many steps as the reader has room for at a time."""
+    while data:
+        room = reader.room()
+        count = min(len(room), len(data))
+        room[:count] = data[:count]
+        room.release()
+        data = data[count:]
+        yield from reader.received(count)
+
+
 @given(frames)
 def test_a_frame_comes_back_as_it_was(frame):
-    assert list(FrameReader().feed(wire.encode(frame))) == [frame]
+    assert list(feed(FrameReader(), wire.encode(frame))) == [frame]
 
 
 @given(st.lists(frames, max_size=6), st.lists(st.integers(0, 5000), max_size=12))
@@ -84,7 +95,7 @@ def test_any_split_of_the_stream_gives_the_same_frames(sent, cuts):
     stream = b"".join(map(wire.encode, sent))
     places = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     reader = FrameReader()
-    received = [frame for start, stop in itertools.pairwise(places) for frame in reader.feed(stream[start:stop])]
+    received = [frame for start, stop in itertools.pairwise(places) for frame in feed(reader, stream[start:stop])]
     assert received == sent
 
 
@@ -92,14 +103,41 @@ def test_a_stream_split_at_every_byte_gives_the_frame_with_its_last_byte():
     frame = wire.Cancel(7)
     stream = wire.encode(frame)
     reader = FrameReader()
-    received = [list(reader.feed(stream[n : n + 1])) for n in range(len(stream))]
+    received = [list(feed(reader, stream[n : n + 1])) for n in range(len(stream))]
     assert received == [*([[]] * (len(stream) - 1)), [frame]]
+
+
+@pytest.mark.parametrize("size", [1, wire.SHARED_BYTES, 2 * wire.SHARED_BYTES, 3 * wire.BELIEVED_BYTES])
+def test_a_frame_of_any_size_between_small_ones_comes_back_and_its_pixels_stay(size):
+    pixels = bytes(range(256)) * (size // 256 + 1)
+    sent = [wire.Cancel(1), wire.Infer(2, "m", 1, 5, 1.5, False, memoryview(pixels)), wire.Cancel(3)]
+    reader = FrameReader()
+    received = [*feed(reader, b"".join(map(wire.encode, sent))), *feed(reader, b"".join(map(wire.encode, sent)))]
+    assert received == sent * 2
+
+
+def test_the_pixels_of_a_large_frame_are_where_they_were_received():
+    reader = FrameReader()
+    stream = wire.encode(wire.Infer(1, "m", 1, 5, 1.5, False, memoryview(bytes(200_000))))
+    assert list(feed(reader, stream[:-1])) == []
+    room = reader.room()
+    assert len(room) == 1
+    room[0] = 77
+    (frame,) = reader.received(1)
+    room[0] = 78
+    assert frame.pixels[-1] == 78
+
+
+def test_memory_is_not_taken_on_a_stream_s_word():
+    reader = FrameReader()
+    assert list(feed(reader, struct.pack("<I", wire.MAX_FRAME_BYTES))) == []
+    assert len(reader.room()) <= wire.BELIEVED_BYTES
 
 
 @given(st.binary(max_size=200))
 def test_random_bytes_raise_nothing_but_broken_stream(data):
     with contextlib.suppress(BrokenStreamError):
-        for frame in FrameReader().feed(data):
+        for frame in feed(FrameReader(), data):
             assert isinstance(frame, wire.Frame)
 
 
@@ -110,16 +148,16 @@ def test_random_bytes_raise_nothing_but_broken_stream(data):
 )
 def test_a_body_that_is_no_frame_is_a_broken_stream(body):
     with pytest.raises(BrokenStreamError):
-        list(FrameReader().feed(struct.pack("<I", len(body)) + body))
+        list(feed(FrameReader(), struct.pack("<I", len(body)) + body))
 
 
 def test_a_length_beyond_the_most_is_refused_before_anything_is_buffered():
     with pytest.raises(BrokenStreamError, match="the most is"):
-        list(FrameReader().feed(struct.pack("<I", wire.MAX_FRAME_BYTES + 1)))
+        list(feed(FrameReader(), struct.pack("<I", wire.MAX_FRAME_BYTES + 1)))
 
 
 def test_frames_before_a_broken_one_are_still_delivered():
-    frames = FrameReader().feed(wire.encode(wire.Cancel(1)) + struct.pack("<I", 1) + b"\xc1")
+    frames = feed(FrameReader(), wire.encode(wire.Cancel(1)) + struct.pack("<I", 1) + b"\xc1")
     assert next(frames) == wire.Cancel(1)
     with pytest.raises(BrokenStreamError):
         next(frames)
