@@ -6,6 +6,7 @@ import re
 
 import structlog
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import Refusal
@@ -43,11 +44,14 @@ class PredictFirst:
 
     async def _answer(self, model: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+
+        async def respond(response: Response) -> None:
+            await response(scope, receive, send)
+
         try:
-            response = await self._predictor.answer(request, model)
+            await self._predictor.answer(request, model, respond)
         except Refusal as refusal:
-            response = problem(request, refusal)
+            await respond(problem(request, refusal))
         except Exception:  # a bug: no traceback reaches a client, and none is lost
             log.exception("predict failed", request_id=request.state.request_id)
-            response = problem(request, Refusal("The server failed; see its log."))
-        await response(scope, receive, send)
+            await respond(problem(request, Refusal("The server failed; see its log.")))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -55,12 +55,13 @@ class Answer(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request wants, its body aside. Times are CLOCK_MONOTONIC seconds."""
+    """What a request wants, its body aside, and seconds of decoding it. Times are CLOCK_MONOTONIC seconds."""
 
     model: str
     top_k: int
     received: float
     deadline: float
+    decoding: list[float]
 
 
 class Predictor:
@@ -84,22 +85,29 @@ class Predictor:
         for name in client.models:
             self._metrics_of(name)
 
-    async def answer(self, request: Request, model: str | None) -> Response:
-        """The response to a request for a model; None is the default model.
+    async def answer(self, request: Request, model: str | None, respond: Callable[[Response], Awaitable[None]]) -> None:
+        """Respond to a request for a model; None is the default model.
 
-        Every way out is counted once, under the model's name or, where there is no such model, `unknown`.
+        Every way out is counted once, under the model's name or, where there is no such model, `unknown`: after the
+        response, which nobody waits longer for.
+
+        Raises:
+            Refusal: there was no response yet; this is what it must be.
         """
         received = time.monotonic()
         name = model if model is not None else self._client.default_model
         label = name if name in self._client.models else "unknown"
         counted = self._metrics_of(label)
         counted.count_in_flight(1)
+        decoding: list[float] = []
         status = 500
         try:
-            response = await self._answer(request, name, received)
+            response = await self._answer(request, name, received, decoding)
             status = response.status_code
-            return response
+            await respond(response)
         except (Refusal, asyncio.CancelledError) as error:
+            if status != 500:
+                raise
             refusal = error if isinstance(error, Refusal) else _who_cancelled(error)
             status = refusal.status
             self._metrics.rejected.labels(label, refusal.name).inc()
@@ -108,32 +116,34 @@ class Predictor:
             counted.count_in_flight(-1)
             (counted.ok if status == 200 else self._metrics.requests.labels(label, "gradless", str(status))).inc()
             counted.duration.observe(time.monotonic() - received)
+            for seconds in decoding:
+                counted.decode.observe(seconds)
 
-    async def _answer(self, request: Request, name: str, received: float) -> Response:
+    async def _answer(self, request: Request, name: str, received: float, decoding: list[float]) -> Response:
         if self._keys:
             self._keys.check(request.headers)
         self._model(name)
-        ask = Ask(name, _top_k(request.query_params), received, received + self._timeout(request.headers))
+        deadline = received + self._timeout(request.headers)
+        ask = Ask(name, _top_k(request.query_params), received, deadline, decoding)
         body = await read_body(request, self._settings)
         pictures = await read_pictures(request.headers, body, self._settings.max_instances)
         with self._client.admit(name, len(pictures), ask.deadline):
-            result, served, decode_seconds = await self._infer(ask, pictures)
+            result, served = await self._infer(ask, pictures)
         return Response(
             msgspec.json.encode(_readable(result, served, len(pictures))),
             media_type="application/json",
-            headers={"Server-Timing": _server_timing(result, decode_seconds, time.monotonic() - received)},
+            headers={"Server-Timing": _server_timing(result, decoding[-1], time.monotonic() - received)},
         )
 
-    async def _infer(self, ask: Ask, pictures: list[Picture]) -> tuple[Result, ModelState, float]:
+    async def _infer(self, ask: Ask, pictures: list[Picture]) -> tuple[Result, ModelState]:
         """The answer, the model that gave it, and seconds of decoding; decoded again if a reload changes the input."""
         for _ in range(MOST_INPUT_CHANGES):
             began = time.monotonic()
             state = self._model(ask.model)
             pixels = await self._decode(state, pictures)
-            decode_seconds = time.monotonic() - began
-            self._metrics_of(ask.model).decode.observe(decode_seconds)
+            ask.decoding.append(time.monotonic() - began)
             with contextlib.suppress(InputChangedError):
-                return *await self._client.infer(state, pixels, ask.top_k, ask.deadline), decode_seconds
+                return await self._client.infer(state, pixels, ask.top_k, ask.deadline)
         raise NotReady(f"The input of {ask.model} changed {MOST_INPUT_CHANGES} times while this request was decoded.")
 
     def _model(self, name: str) -> ModelState:

@@ -11,7 +11,7 @@ import pytest
 
 from service.loader.report import RULES
 from tests.support.models import SMALL, make_models, photographs
-from tests.support.server import wait_for
+from tests.support.server import Server, wait_for
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -121,19 +121,39 @@ MOVED_BY_ONE_REQUEST = {
 }
 
 
+def settled(server: Server, name: str, **labels: str) -> float:
+    """A metric, once two looks in a row find the same: processes tell of a request a moment after its answer."""
+    seen = [server.metric(name, **labels)]
+
+    def twice() -> bool:
+        seen.append(server.metric(name, **labels))
+        return seen[-1] == seen[-2]
+
+    wait_for(twice, 10, f"{name} at rest")
+    return seen[-1]
+
+
 @pytest.mark.parametrize("name", MOVED_BY_ONE_REQUEST)
 def test_one_request_moves_the_metric_by_one(server, name):
-    before = server.metric(name, **MOVED_BY_ONE_REQUEST[name])
+    before = settled(server, name, **MOVED_BY_ONE_REQUEST[name])
     assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
-    assert server.metric(name, **MOVED_BY_ONE_REQUEST[name]) == before + 1
+    wait_for(lambda: server.metric(name, **MOVED_BY_ONE_REQUEST[name]) > before, 10, f"{name} to move")
+    assert settled(server, name, **MOVED_BY_ONE_REQUEST[name]) == before + 1
 
 
 @pytest.mark.parametrize("stage", ["decode", "queue", "collate", "forward", "postprocess"])
 def test_one_request_is_seen_in_each_stage(server, stage):
     name = "gradless_stage_duration_seconds_count"
-    before = server.metric(name, model="one", stage=stage)
+    before = settled(server, name, model="one", stage=stage)
     assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
-    assert server.metric(name, model="one", stage=stage) == before + 1
+    wait_for(lambda: server.metric(name, model="one", stage=stage) > before, 10, f"{stage} to move")
+    assert settled(server, name, model="one", stage=stage) == before + 1
+
+
+def test_a_batch_is_counted_though_none_follows(serve, two_models):
+    server = serve(two_models, "--default-model", "one")
+    assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+    wait_for(lambda: server.metric("gradless_batch_size_count", model="one") == 1, 10, "a batch in the metrics")
 
 
 @pytest.mark.parametrize(
