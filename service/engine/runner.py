@@ -68,18 +68,6 @@ class Flight:
     end: Callable[[], Tensor]
 
 
-@dataclass(slots=True)
-class Spent:
-    """Seconds of a batch that has ended, and how long each request that it completed had waited."""
-
-    model: str
-    size: int
-    collate: float
-    forward: float
-    postprocess: float
-    queues: list[float] = field(default_factory=list)
-
-
 class Runner:
     """Runs batches, in the worker thread: up to two at a time, ended in the order in which they began.
 
@@ -90,9 +78,6 @@ class Runner:
         pace: learns from how long it took.
         cancel: called with the id of a request that has its answer already, so that the rest of it need not run.
         watchdog_seconds: the shortest time after which a forward counts as one that does not end.
-
-    Attributes:
-        uncounted: batches that have ended, of which the metrics know nothing yet.
     """
 
     def __init__(
@@ -115,7 +100,6 @@ class Runner:
         self._watchdog_seconds = watchdog_seconds
         self._metrics = metrics
         self._flying: list[Flight] = []
-        self.uncounted: list[Spent] = []
         self._ended = 0.0
 
     def begin(self, batch: Batch) -> Flight:
@@ -210,8 +194,12 @@ class Runner:
         finished = self._ended = time.monotonic()
         self._pace.record(name, size, finished - began)
 
-        spent = Spent(name, size, flight.collated - flight.began, forwarded - collated, finished - forwarded)
-        self.uncounted.append(spent)
+        stage = self._metrics.stage_duration
+        stage.labels(name, "collate").observe(flight.collated - flight.began)
+        stage.labels(name, "forward").observe(forwarded - collated)
+        stage.labels(name, "postprocess").observe(finished - forwarded)
+        self._metrics.batch_size.labels(name).observe(size)
+
         answers: list[Answer] = []
         row = 0
         for part in parts:
@@ -220,22 +208,8 @@ class Runner:
             job: Job = part.request.payload
             job.queue_seconds = began - part.request.added
             job.forward_seconds += finished - collated
-            if completed := self._give(part, probabilities[rows], ids[rows]):
-                spent.queues.append(job.queue_seconds)
-                answers += completed
+            answers += self._give(part, probabilities[rows], ids[rows])
         return answers
-
-    def count(self) -> None:
-        """Tell the metrics of the batches that have ended since."""
-        stage = self._metrics.stage_duration
-        for spent in self.uncounted:
-            stage.labels(spent.model, "collate").observe(spent.collate)
-            stage.labels(spent.model, "forward").observe(spent.forward)
-            stage.labels(spent.model, "postprocess").observe(spent.postprocess)
-            self._metrics.batch_size.labels(spent.model).observe(spent.size)
-            for seconds in spent.queues:
-                stage.labels(spent.model, "queue").observe(seconds)
-        self.uncounted.clear()
 
     def _give(self, part: Part, probabilities: Rows, ids: Rows) -> list[Answer]:
         """Add a part's rows to its request's answer; the answer, if that completes it."""
@@ -248,6 +222,7 @@ class Runner:
         job.done += part.stop - part.start
         if job.done < part.request.count:
             return []
+        self._metrics.stage_duration.labels(part.request.model, "queue").observe(job.queue_seconds)
         return [(part.request, _result(job, k))]
 
     def _fail(self, parts: Sequence[Part], error: str, detail: str) -> list[Answer]:

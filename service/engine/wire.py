@@ -23,8 +23,9 @@ from service.loader.report import Report, Tuned, Tuning, Verdict
 
 _LENGTH = struct.Struct("<I")
 
-#: So many bytes are received at once; a frame that is longer gets memory of its own.
-SHARED_BYTES = 32_768
+#: So many bytes are received at once: requests that arrived together are queued together, as are those that were left
+#: at once, and make one batch. A frame that is longer gets memory of its own.
+SHARED_BYTES = 1 << 18
 #: Of a frame that says it is larger, memory is taken as it comes.
 BELIEVED_BYTES = 1 << 23
 #: No frame is longer: a length beyond it is a broken stream, not a large request (bytes).

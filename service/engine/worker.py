@@ -37,10 +37,6 @@ from service.specs import ExitCode
 
 log = structlog.get_logger()
 
-#: Metrics are told of a batch when its answers have had so long to leave, or beside the next one: telling holds the
-#: interpreter's lock, which the event loop needs to send them.
-QUIET_SECONDS = 0.001
-
 
 class Worker(threading.Thread):
     """Runs until its process ends.
@@ -271,8 +267,6 @@ class Worker(threading.Thread):
             self._answer()
             self._seals.worked()
             self._check_seal()
-        elif self._runner.uncounted:
-            self._runner.count()
         elif self._cold:
             model, size = self._cold.pop()
             model.warm_up([size])
@@ -283,10 +277,10 @@ class Worker(threading.Thread):
         """Whether requests wait; False when there is something to do for who has time."""
         with self._wake:
             while not len(self._batcher):
-                uncounted = bool(self._runner.uncounted)
-                spare = QUIET_SECONDS if uncounted else 0.0 if self._cold else self._seals.due_in()
-                if spare == 0 or (not self._wake.wait(spare) and uncounted):
+                spare = 0.0 if self._cold else self._seals.due_in()
+                if spare == 0:
                     return False
+                self._wake.wait(spare)
             return True
 
     def _check_seal(self) -> None:
@@ -309,7 +303,6 @@ class Worker(threading.Thread):
         """End the batch under way, or one that begins now; where they overlap, the next one begins before it ends."""
         flight = self._flight or self._begin()
         self._flight = self._begin() if flight and self._is_followed(flight) else None
-        self._runner.count()
         if flight:
             try:
                 answers = self._runner.end(flight)
@@ -327,21 +320,16 @@ class Worker(threading.Thread):
         if dropped:
             late = DeadlineExceeded.name
             self._deliver([(r, Failure(r.id, late, "The deadline passed in the queue.")) for r in dropped])
-        flight = self._runner.begin(batch) if batch else None
-        self._tell_of_queues()
-        return flight
+        return self._runner.begin(batch) if batch else None
 
     def _next_batch(self) -> tuple[Batch | None, list[Request]]:
         with self._wake:
             shortest = {name: self._pace.shortest(name, self._batcher.next_size(name)) for name in self._models}
             dropped = self._batcher.drop_gone(time.monotonic(), shortest)
-            return self._batcher.take(), dropped
-
-    def _tell_of_queues(self) -> None:
-        with self._wake:
-            waiting = {name: self._batcher.depth(name) for name in self._models}
-        for name, count in waiting.items():
-            self._metrics.queue_depth.labels(name).set(count)
+            batch = self._batcher.take()
+            for name in self._models:
+                self._metrics.queue_depth.labels(name).set(self._batcher.depth(name))
+            return batch, dropped
 
     def _with_forecast(self, model: str, answers: list[Answer]) -> list[Answer]:
         """Results say how long what waits will take, so that front ends refuse what would come too late.

@@ -13,11 +13,22 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import torch
 
+import service.compiler.compile as compiling
+from service.compiler.compile import Place
+from service.compiler.photographs import photographs as compiled_photographs
+from service.cores import usable_cores
+from service.engine.aboard import read_aboard
+from service.engine.model import DEFAULT_CAP
 from service.loader.compilers import COMPILERS
+from service.loader.repository import find_models
+from tests.support.coloured import restarts
 from tests.support.models import SHIPPED, TOLERANCE, direct, photographs
 from tests.support.server import Server, wait_for
 from tests.support.traffic import Traffic
+
+CAP = DEFAULT_CAP["cpu"]
 
 #: A build is about twenty seconds of one core, which two suites and the traffic share.
 BUILD_SECONDS = 240
@@ -80,8 +91,8 @@ def warm(compiled, tmp_path):
     return tmp_path / "cache"
 
 
-def optimization(server):
-    return httpx.get(f"{server.operations}/models/small", timeout=30).json()["optimization"]
+def optimization(server, model="small"):
+    return httpx.get(f"{server.operations}/models/{model}", timeout=30).json()["optimization"]
 
 
 def wait_until(server, state, limit=30):
@@ -262,3 +273,33 @@ def test_a_server_that_ends_takes_its_compiler_along(serve, models, number):
 
 def _lives(process):
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_kills_with_two_batches_under_way_lose_nothing(serve, tmp_path, monkeypatch):
+    """A package that computes in pieces, the only candidate here, begins a batch before the one under way has ended."""
+    if usable_cores() < 2:
+        pytest.skip("with one core nothing is computed in pieces")
+    pieces = [compiler for compiler in compiling.COMPILERS if compiler.name == "openvino, in pieces"]
+    monkeypatch.setattr(compiling, "COMPILERS", pieces)
+    monkeypatch.setattr(compiling, "WORTH_IT", 100.0)
+    folder = find_models(SHIPPED)["efficientnet_lite0"]
+    place = Place(torch.device("cpu"), usable_cores(), tmp_path / "cache")
+    assert compiling.compile_model(folder, place, {}, compiled_photographs).verdict.state == "compiled"
+
+    server = serve(SHIPPED, "--optimize", "auto", "--cache", str(tmp_path / "cache"))
+    assert optimization(server, "efficientnet_lite0")["state"] == "compiled"
+    files = Path(server.temporary.name)
+
+    def two_under_way() -> bool:
+        return any(len(read_aboard(file).ids) > CAP for file in files.glob("gradless-*/engine-*.aboard"))
+
+    with Traffic(server, 4 * CAP) as traffic:
+        for kill in range(1, 6):
+            traffic.wait_for_answers(4 * CAP)
+            engine = server.engine()
+            wait_for(two_under_way, 30, "two batches under way")
+            os.kill(engine, signal.SIGKILL)
+            wait_for(lambda kill=kill: restarts(server, "SIGKILL") == kill, 30, "a restart")
+        traffic.wait_for_answers(4 * CAP)
+    traffic.assert_all_right(direct(SHIPPED, "efficientnet_lite0"))
+    assert server.metric("gradless_replayed_requests_total", model="efficientnet_lite0") > CAP

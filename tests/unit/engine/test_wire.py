@@ -118,7 +118,7 @@ def test_a_frame_of_any_size_between_small_ones_comes_back_and_its_pixels_stay(s
 
 def test_the_pixels_of_a_large_frame_are_where_they_were_received():
     reader = FrameReader()
-    stream = wire.encode(wire.Infer(1, "m", 1, 5, 1.5, False, memoryview(bytes(200_000))))
+    stream = wire.encode(wire.Infer(1, "m", 1, 5, 1.5, False, memoryview(bytes(2 * wire.SHARED_BYTES))))
     assert list(feed(reader, stream[:-1])) == []
     room = reader.room()
     assert len(room) == 1
