@@ -47,8 +47,13 @@ def _throughput(axes: Any, model: Model) -> None:
         for forward, style in zip(reversed(model.forwards), ("--", ":", "-."), strict=False):
             rate = model.best_bare(forward).rate
             axes.axhline(rate, color="black", linewidth=1, linestyle=style, label=f"bare loop, {forward}")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
+    _legend_above(axes, 1.7)
+
+
+def _legend_above(axes: Any, room: float) -> None:
+    """The scale from nothing to so many times the highest, so that the legend lies on no line."""
+    axes.set_ylim(0, room * axes.get_ylim()[1])
+    axes.legend(frameon=False, fontsize=7, loc="upper left")
 
 
 def _stages(axes: Any, model: Model) -> None:
@@ -76,10 +81,11 @@ def _batch_sizes(axes: Any, model: Model) -> None:
         loop = model.bare_of(forward)
         places = [number + (position - (len(model.forwards) - 1) / 2) * width for number in range(len(loop))]
         heights = [1000 / bare.rate for bare in loop]
-        axes.bar(places, heights, width, color=("#b0b0b0", "#777777", "#1f5fa8")[position], label=forward)
+        colour = COLOURS["gradless"] if forward == "compiled" else ("#b0b0b0", "#777777")[position]
+        axes.bar(places, heights, width, color=colour, label=forward)
     sizes = [str(bare.batch_size) for bare in model.served_bare] if model.bare else []
     axes.set_xticks(range(len(sizes)), sizes)
-    axes.legend(frameon=False, fontsize=8)
+    _legend_above(axes, 1.3)
 
 
 def _latencies(axes: Any, model: Model) -> None:
@@ -90,8 +96,9 @@ def _latencies(axes: Any, model: Model) -> None:
         for offset, percentile in ((-0.2, "p50"), (0.2, "p99")):
             alpha = 1.0 if percentile == "p50" else 0.5
             bars = axes.bar(position + offset, latency.get(percentile, 0.0), 0.4, color=COLOURS[name], alpha=alpha)
-            axes.bar_label(bars, fmt="%.3g", fontsize=8)
-    axes.set_xticks(range(len(model.servers)), [NAMES[name] for name in model.servers], fontsize=8)
+            axes.bar_label(bars, fmt=lambda ms: f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}", fontsize=8)
+    names = [NAMES[name].replace(" ", "\n") for name in model.servers]
+    axes.set_xticks(range(len(model.servers)), names, fontsize=8)
 
 
 def _open_loop(axes: Any, model: Model) -> None:
