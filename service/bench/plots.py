@@ -47,7 +47,7 @@ def _throughput(axes: Any, model: Model) -> None:
         for forward, style in zip(reversed(model.forwards), ("--", ":", "-."), strict=False):
             rate = model.best_bare(forward).rate
             axes.axhline(rate, color="black", linewidth=1, linestyle=style, label=f"bare loop, {forward}")
-    _legend_above(axes, 1.7)
+    _legend_above(axes, 2.0)
 
 
 def _legend_above(axes: Any, room: float) -> None:
