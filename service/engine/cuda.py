@@ -20,7 +20,8 @@ from torch import Tensor
 
 #: Batches under way: the pixels of one are copied while another one's are computed on.
 AT_A_TIME = 2
-#: Of as many examples each. A GPU computes few hardly faster than many, but waiting for company leaves it idle.
+#: Of as many examples each, where graphs are replayed: a forward that waits for the GPU would hold up the answers of
+#: the batch before it. A GPU computes few hardly faster than many, but waiting for company leaves it idle.
 OVERLAPS_FROM = 1
 
 
@@ -43,6 +44,7 @@ class CudaForward:
         self._seen, *self._free = pixels  # what graphs read, and where batches arrive
         self._pool: Any = None
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        torch.cuda.synchronize(device)  # its streams wait for no other one: what they read has to be there
 
     @property
     def recorded(self) -> list[int]:
@@ -98,7 +100,10 @@ class CudaForward:
         with torch.cuda.stream(self._computing), _waiting_is_an_error():
             self._forward(pixels)  # what is made on first use is made outside the graph
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._computing):
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),  # which a recording that fails would leave another one
+            torch.cuda.graph(graph, pool=self._pool, stream=self._computing),
+        ):
             outputs = self._forward(pixels)
         if not isinstance(outputs, Tensor):
             raise TypeError(f"the model returned {type(outputs).__name__}")

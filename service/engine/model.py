@@ -104,19 +104,19 @@ class ServedModel:
     def overlaps_from(self) -> int:
         """Of how many examples a batch must be to begin before another such one has ended; 0: it waits for it."""
         if self._gpu:
-            return cuda.OVERLAPS_FROM
+            return cuda.OVERLAPS_FROM if self._gpu.recorded else 0
         return self._forward.overlaps_from if isinstance(self._forward, Package) else 0
 
     def begin_batch(self, pixels: Tensor) -> Callable[[], Tensor]:
         """What `run_batch` does, in two steps: the second ends it. A forward that does not overlap is all in that."""
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-        if self._gpu:
+        if self._gpu and len(pixels) <= self.cap:
             end = self._gpu.begin(pixels)
         elif isinstance(self._forward, Package) and self._forward.begin:
             end = self._forward.begin(pixels)
         else:
-            end = functools.partial(self._forward, pixels)
+            end = functools.partial(self._forward, pixels.to(self._device))
         return lambda: self._checked(end(), pixels)
 
     def _checked(self, logits: Any, pixels: Tensor) -> Tensor:

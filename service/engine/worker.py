@@ -22,7 +22,7 @@ from service.engine.aboard import Aboard
 from service.engine.batcher import Batch, Batcher, Request
 from service.engine.caps import Caps
 from service.engine.guard import CaughtError, Guard, SealWatch
-from service.engine.model import CannotRecordError, ServedModel, tuning_key
+from service.engine.model import ServedModel, tuning_key
 from service.engine.pace import Pace
 from service.engine.runner import Answer, Flight, Runner
 from service.engine.wire import Failure, ModelState, Result
@@ -189,6 +189,7 @@ class Worker(threading.Thread):
             verdict = self._use_package(model, verdict)
         try:
             report, verdict = self._prove_what_answers(model, verdict)
+            batch_seconds = (report.passed and self._record_cuda_graphs(model)) or report.figures.batch_seconds
         except Exception as error:
             log.exception("proof failed", model=state.name)
             del self._models[state.name]
@@ -197,9 +198,8 @@ class Worker(threading.Thread):
         if not report.passed:
             del self._models[state.name]
             return model.state(self._failed(state, f"the proof failed: {report.refusal}"), verdict, report)
-        self._record_cuda_graphs(model)
         self._guards[state.name] = model.guard()
-        for size, seconds in report.figures.batch_seconds.items():
+        for size, seconds in batch_seconds.items():
             self._pace.record(state.name, size, seconds)
         self._metrics.seal_intact.labels(state.name).set(1)
         self._metrics.grad_graph_violations.labels(state.name)  # an alert looks for its increase from 0
@@ -244,17 +244,25 @@ class Worker(threading.Thread):
         self._cold += [(model, size) for size in model.sizes[1:-1]]
         return msgspec.structs.replace(model.check(sorted({1, model.cap})), full=kept.report.figures)
 
-    def _record_cuda_graphs(self, model: ServedModel) -> None:
-        """On a GPU, replay what has been proven, where that gives the same answers and passes the proof itself."""
+    def _record_cuda_graphs(self, model: ServedModel) -> dict[int, float]:
+        """On a GPU, replay what has been proven, where that gives the same answers and passes the proof itself.
+
+        Returns:
+            Seconds of a batch by its size, as it is replayed; nothing where it is not.
+        """
         try:
             model.record_cuda_graphs(model.sizes)
-            if model.cuda_graphs and (refusal := model.check(sorted({1, model.cap})).refusal):
-                model.forget_cuda_graphs()
-                raise CannotRecordError(f"the proof fails: {refusal}")
-        except CannotRecordError as error:
-            log.warning(
-                "no CUDA graphs", model=model.loaded.name, why=str(error), then="kernels are launched one by one"
-            )
+            if not model.cuda_graphs:
+                return {}
+            report = model.check(sorted({1, model.cap}))
+            if not report.refusal:
+                return report.figures.batch_seconds
+            why = f"the proof fails: {report.refusal}"
+        except Exception as error:
+            why = str(error)
+        model.forget_cuda_graphs()
+        log.warning("no CUDA graphs", model=model.loaded.name, why=why, then="kernels are launched one by one")
+        return {}
 
     def _failed(self, state: ModelState, detail: str) -> ModelState:
         log.error("model failed", model=state.name, detail=detail)

@@ -45,7 +45,11 @@ class PredictFirst:
     async def _answer(self, model: str | None, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
 
+        responded = False
+
         async def respond(response: Response) -> None:
+            nonlocal responded
+            responded = True
             await response(scope, receive, send)
 
         try:
@@ -54,4 +58,6 @@ class PredictFirst:
             await respond(problem(request, refusal))
         except Exception:  # a bug: no traceback reaches a client, and none is lost
             log.exception("predict failed", request_id=request.state.request_id)
+            if responded:
+                raise
             await respond(problem(request, Refusal("The server failed; see its log.")))

@@ -81,7 +81,7 @@ def test_two_batches_under_way_each_get_their_own(served, recorded):
         model.record_cuda_graphs(model.sizes)
     batches = [pictures(model, size) for size in (32, 8, 8, 1, 32, 32)]
     expected = [model.run_batch(batch).clone() for batch in batches]
-    assert model.overlaps_from
+    assert bool(model.overlaps_from) == recorded
     found = []
     under_way = []
     for batch in batches:
@@ -108,6 +108,7 @@ def test_a_forward_that_waits_for_the_gpu_is_launched_and_answers(served, in_bet
     with pytest.raises(CannotRecordError):
         model.record_cuda_graphs(model.sizes)
     assert model.cuda_graphs == []
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert alike(model, before, model.run_batch(batch))
     other = served(name="other")
     other.record_cuda_graphs(other.sizes)  # nothing is left that would keep another model from being recorded
@@ -175,3 +176,9 @@ def test_a_batch_that_cannot_begin_leaves_room_for_others(served):
         with pytest.raises(RuntimeError):
             model.begin_batch(batch[:, :2])
     assert alike(model, expected, model.run_batch(batch))
+
+
+def test_more_than_the_cap_is_computed_too(served):
+    model = served()
+    batch = pictures(model, model.cap + 1)
+    assert alike(model, torch.cat([model.run_batch(batch[:1]), model.run_batch(batch[1:])]), model.run_batch(batch))
