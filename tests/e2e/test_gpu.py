@@ -8,7 +8,7 @@ import signal
 import httpx
 import pytest
 
-from tests.support.coloured import ask, make_coloured, restarts
+from tests.support.coloured import ask, fragile_code, make_coloured, restarts
 from tests.support.gpu import DEVICE, TOLERANCE, needs_gpu
 from tests.support.models import direct
 from tests.support.server import wait_for
@@ -18,25 +18,8 @@ pytestmark = needs_gpu
 
 ON_GPU = ("--device", DEVICE)
 
-CODE = """\
-import pathlib
-import time
-
-import torch
-from torch import nn
-
-HERE = pathlib.Path(__file__).parent
-
-
-class Fragile(nn.Module):
-    '''What a picture of one colour makes the GPU do is in the tests; a file beside it changes what all do.'''
-
-    def __init__(self):
-        super().__init__()
-        self.pool = nn.AvgPool2d(8)
-        self.last = nn.Linear(48, 10)
-
-    def forward(self, x):
+#: What a picture of one colour makes the GPU do; a file beside it changes what all do.
+FORWARD = """\
         time.sleep(0.002 * len(x))  # so that requests meet in batches
         if len(x) > 2 and (HERE / "short of memory").exists():
             torch.empty(1 << 42, device=x.device)
@@ -44,18 +27,13 @@ class Fragile(nn.Module):
         if blue.any() and not (HERE / "lost").exists():
             (HERE / "lost").touch()
             torch.zeros(1, device=x.device)[blue.long() * 77]
-        return self.last(torch.flatten(self.pool(x), 1))
-
-
-def fragile():
-    return Fragile()
 """
 BLUE = (0, 0, 255)
 
 
 @pytest.fixture
 def fragile(tmp_path):
-    return make_coloured(tmp_path / "models", "fragile", CODE)
+    return make_coloured(tmp_path / "models", "fragile", fragile_code(FORWARD))
 
 
 def test_it_answers_right_and_says_how_it_runs(serve, two_models):

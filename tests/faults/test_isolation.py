@@ -12,30 +12,13 @@ import httpx
 import pytest
 
 from service.engine.aboard import read_aboard
-from tests.support.coloured import ask, make_coloured, restarts
+from tests.support.coloured import ask, fragile_code, make_coloured, restarts
 from tests.support.models import direct
 from tests.support.server import wait_for
 from tests.support.traffic import Traffic
 
-CODE = """\
-import pathlib
-import time
-
-import torch
-from torch import nn
-
-HERE = pathlib.Path(__file__).parent
-
-
-class Fragile(nn.Module):
-    '''What a picture of one colour makes it do is in the tests; a file beside it changes what all do.'''
-
-    def __init__(self):
-        super().__init__()
-        self.pool = nn.AvgPool2d(8)
-        self.last = nn.Linear(48, 10)
-
-    def forward(self, x):
+#: What a picture of one colour makes it do; a file beside it changes what all do.
+FORWARD = """\
         colours = [tuple(int(value) for value in pixel) for pixel in x[:, :, 0, 0]]
         time.sleep(0.002 * len(x))  # so that requests meet in batches
         if (90, 60, 30) in colours:
@@ -49,18 +32,13 @@ class Fragile(nn.Module):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if len(x) > 2 and (HERE / "short of memory").exists():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return self.last(torch.flatten(self.pool(x), 1))
-
-
-def fragile():
-    return Fragile()
 """
 RED, GREEN, BLUE, GREY, BROWN = (255, 0, 0), (0, 255, 0), (0, 0, 255), (99, 99, 99), (90, 60, 30)
 
 
 @pytest.fixture
 def fragile(tmp_path):
-    return make_coloured(tmp_path / "models", "fragile", CODE)
+    return make_coloured(tmp_path / "models", "fragile", fragile_code(FORWARD))
 
 
 def test_e4_one_example_that_raises_fails_alone_and_its_batch_is_answered(serve, fragile):

@@ -20,7 +20,38 @@ mean = [0, 0, 0]
 std = [1, 1, 1]
 """
 
+#: A factory `fragile` of a model of one layer, and what its forward does first.
+FRAGILE = """\
+import pathlib
+import time
+
+import torch
+from torch import nn
+
+HERE = pathlib.Path(__file__).parent
+
+
+class Fragile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AvgPool2d(8)
+        self.last = nn.Linear(48, 10)
+
+    def forward(self, x):
+{forward}\
+        return self.last(torch.flatten(self.pool(x), 1))
+
+
+def fragile():
+    return Fragile()
+"""
+
 Colour = tuple[int, int, int]
+
+
+def fragile_code(forward: str) -> str:
+    """An `architecture.py`; `forward` is lines of Python, indented as they stand in it."""
+    return FRAGILE.format(forward=forward)
 
 
 def make_coloured(root: Path, name: str, code: str) -> Path:
