@@ -92,7 +92,7 @@ class CudaForward:
         Raises:
             Exception: the forward cannot be recorded: it waits for the GPU, or needs the CPU in between.
         """
-        for size in sorted(set(sizes) - self._graphs.keys(), reverse=True):
+        for size in sorted(sizes, reverse=True):
             self._graphs[size] = self._record(self._seen[:size])
 
     def _record(self, pixels: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:

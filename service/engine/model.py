@@ -172,17 +172,18 @@ class ServedModel:
         Raises:
             CannotRecordError: they cannot be, or what was recorded answers otherwise.
         """
-        if not self._gpu:
+        missing = [size for size in sizes if size not in self.cuda_graphs]
+        if not self._gpu or not missing:
             return
-        examples = probes(max(sizes), self.loaded.input.crop)
+        examples = probes(max(missing), self.loaded.input.crop)
         try:
-            launched = [self.run_batch(examples[:size]) for size in sizes]
-            self._gpu.record(sizes)
-            replayed = [self.run_batch(examples[:size]) for size in sizes]
+            launched = [self.run_batch(examples[:size]) for size in missing]
+            self._gpu.record(missing)
+            replayed = [self.run_batch(examples[:size]) for size in missing]
         except Exception as error:
             self.forget_cuda_graphs()
             raise CannotRecordError(f"{type(error).__name__}: {error}") from error
-        found = distance(launched, replayed) / (float(launched[0].abs().max()) or 1.0)
+        found = _apart(launched, replayed)
         if found > tolerance_of(self.module):
             self.forget_cuda_graphs()
             raise CannotRecordError(f"replayed, outputs differ by {found:.1e} of the largest")
@@ -215,7 +216,7 @@ class ServedModel:
             compiled = self.run_batch(self._probe)
             if bits(compiled) != verdict.probe:
                 raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")
-            found = distance([eager], [compiled]) / (float(eager.abs().max()) or 1.0)
+            found = _apart([eager], [compiled])
             if found > tolerance_of(self.module):  # the module may have changed in what it imports, which no key covers
                 raise RefusedPackageError(
                     f"{file} differs from what eager answers now by {found:.1e} of the largest output"
@@ -349,6 +350,11 @@ class ServedModel:
             report=report,
             verdict=verdict,
         )
+
+
+def _apart(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest difference, as a share of the first one's largest output."""
+    return distance(expected, found) / (float(expected[0].abs().max()) or 1.0)
 
 
 def _cap(card: Card, device: torch.device, tuned: Tuned | None) -> int:
