@@ -60,7 +60,7 @@ class Tally:
 
     Attributes:
         seconds: the time counted.
-        latencies_ms: of each 200, from the moment it was meant to leave to the end of its answer.
+        latencies_ms: of each 200, from the moment it was meant to leave to the end of its answer, unread.
         refusals_ms: the same of each other answer.
         kinds: how many there were of each status, and of each error of a connection.
         stages_ms: by name, the sum over each 200's `Server-Timing`.
@@ -97,21 +97,26 @@ class Tally:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request in flight. `meant` is when it was meant to leave."""
+    """One keep-alive connection with at most one request in flight. `meant` is when it was meant to leave.
 
-    def __init__(self, answered: Callable[[Connection, str, float, bytes], None]) -> None:
+    What `answered` is told are the status or the error, how long the answer took, in milliseconds, to the moment at
+    which the last of it was there to be read, `meant`, and the `Server-Timing`.
+    """
+
+    def __init__(self, answered: Callable[[Connection, str, float, float, bytes], None]) -> None:
         self._answered = answered
-        self._meant = 0.0
+        self._meant = self._arrived = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes, meant: float) -> None:
         self._meant, self._timing = meant, b""
-        self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
+        self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
+        self._arrived = time.perf_counter()  # what reading it takes is no part of the server's time
         self._parser.feed_data(data)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -119,14 +124,18 @@ class Connection(asyncio.Protocol):
             self._timing = value
 
     def on_message_complete(self) -> None:
-        meant, self._meant = self._meant, 0.0
         if not self._parser.should_keep_alive():
             self._transport.close()
-        self._answered(self, str(self._parser.get_status_code()), meant, self._timing)
+        self._tell(str(self._parser.get_status_code()), self._timing)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._meant:
-            self._answered(self, type(exc).__name__ if exc else "closed", self._meant, b"")
+            self._arrived = time.perf_counter()
+            self._tell(type(exc).__name__ if exc else "closed", b"")
+
+    def _tell(self, kind: str, timing: bytes) -> None:
+        meant, self._meant = self._meant, 0.0
+        self._answered(self, kind, (self._arrived - meant) * 1000, meant, timing)
 
     @property
     def is_open(self) -> bool:
@@ -144,9 +153,9 @@ async def closed_loop(traffic: Traffic, requests: Sequence[bytes]) -> Tally:
     end = start + traffic.seconds
     answers: list[asyncio.Queue[None]] = [asyncio.Queue() for _ in range(traffic.clients)]
 
-    def answered(number: int, kind: str, meant: float, timing: bytes) -> None:
+    def answered(number: int, kind: str, milliseconds: float, meant: float, timing: bytes) -> None:
         if meant >= start:
-            tally.record(kind, (time.perf_counter() - meant) * 1000, timing)
+            tally.record(kind, milliseconds, timing)
         answers[number].put_nowait(None)
 
     async def client(number: int) -> None:
@@ -178,11 +187,11 @@ async def open_loop(traffic: Traffic, requests: Sequence[bytes]) -> Tally:
     start = time.perf_counter() + WARM_UP_SECONDS
     due, end = start - WARM_UP_SECONDS, start + traffic.seconds
 
-    def answered(connection: Connection, kind: str, meant: float, timing: bytes) -> None:
+    def answered(connection: Connection, kind: str, milliseconds: float, meant: float, timing: bytes) -> None:
         nonlocal waiting
         waiting -= 1
         if meant >= start:
-            tally.record(kind, (time.perf_counter() - meant) * 1000, timing)
+            tally.record(kind, milliseconds, timing)
         if connection.is_open:
             idle.append(connection)
 
@@ -209,7 +218,7 @@ async def open_loop(traffic: Traffic, requests: Sequence[bytes]) -> Tally:
     return tally
 
 
-async def _connect(traffic: Traffic, answered: Callable[[Connection, str, float, bytes], None]) -> Connection:
+async def _connect(traffic: Traffic, answered: Callable[[Connection, str, float, float, bytes], None]) -> Connection:
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(lambda: Connection(answered), traffic.host, traffic.port)
     return connection

@@ -55,6 +55,9 @@ def _ratios(results: Results) -> Section:
         moved = f"{model.name}: between the rounds the bare loop moved by {model.moved:.0%}"
         verdict = "." if model.is_conclusive else f", more than {MOST_MOVED:.0%}: **no conclusion**."
         section.after.append(moved + verdict)
+        if model.over_bare_ms:
+            turns = ", ".join(f"{turn:+.2f}" for turn in sorted(model.over_bare_ms))
+            section.after.append(f"{model.name}: one client's turns, ms over the bare loop's: {turns}.")
     return section
 
 
@@ -237,7 +240,9 @@ its median moved by more than 15 % from round to round, ratios are in brackets a
   forward in its handler.
 - The load generator shares the cores: `generator` is its own share of one core.
 - `batch` is the mean number of pictures in a forward; `CPU s/1,000` is CPU time of all processes of the server.
-- Percentiles are over all answers of all rounds; rates are medians over the rounds."""
+- Percentiles are over all answers of all rounds; rates are medians over the rounds.
+- One client takes turns with the bare loop at batch 1: each turn is its median above that of the loop just before and
+  just after, and the median of all turns is in the table."""
 
 
 def as_markdown(results: Results, plot: str = "") -> str:

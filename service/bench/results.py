@@ -113,7 +113,8 @@ class OpenLoop:
 class Model:
     """One model: the bare loop, and each server by its name and clients.
 
-    `canary` has the bare loop's rates between the others, round by round; `tail` is a long run of many clients.
+    `canary` has the bare loop's rates between the others, round by round; `over_bare_ms` is, turn by turn, by how much
+    one client's median was above that of the bare loop before and after; `tail` is a long run of many clients.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Model:
     canary: list[list[float]] = field(default_factory=list)
     bare: list[Bare] = field(default_factory=list)
     servers: dict[str, list[Load]] = field(default_factory=dict)
+    over_bare_ms: list[float] = field(default_factory=list)
     alone: Alone | None = None
     open_loop: OpenLoop | None = None
     tail: Load | None = None
@@ -167,8 +169,9 @@ class Model:
         if self.bare:
             for forward in self.forwards:
                 told[f"served / bare loop at its best batch: {forward}"] = ours.rate / self.best_bare(forward).rate
-            one = self.served_bare[0].batch_ms
-            told["one client: ms over the bare loop's at batch 1, of what is served"] = self._one_ms("gradless") - one
+            told["one client: ms over the bare loop's at batch 1, of what is served"] = statistics.median(
+                self.over_bare_ms
+            )
         if self.bare and "bfloat16" in self.servers:
             first = self.best_bare(self.forwards[0]).rate
             told[f"in bfloat16: served / bare loop at its best batch: {self.forwards[0]}"] = (

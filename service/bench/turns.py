@@ -35,6 +35,8 @@ TRIVIAL_BYTES, TAIL = 50_000, 15
 STARTS = 3
 #: The bare loop's part of a measurement, at each batch size.
 BARE_SHARE = 0.2
+#: One client's turns with the bare loop, in each round.
+TURNS_OF_ONE = 3
 #: A server that compiles behind its serving is waited for so long.
 COMPILE_SECONDS = 600.0
 
@@ -131,7 +133,11 @@ class Bench:
                 rates[forward, size].append(ask(bare, forward, size, self._plan.seconds * BARE_SHARE))
             for server, n in asked:
                 self._say(f"round {turn + 1} of {self._plan.rounds}: {server.name}, {n} clients")
-                runs.setdefault((server.name, n), []).append(self._closed(server, n, self._plan.seconds))
+                done = runs.setdefault((server.name, n), [])
+                if (server, n) == (ours, 1):
+                    done += self._one_client(ours, bare, forwards[-1])
+                else:
+                    done.append(self._closed(server, n, self._plan.seconds))
                 canaries.append(ask(bare, forwards[-1], sizes[-1], CANARY_SECONDS)[0])
             self._model.canary.append(canaries)
         for (forward, size), told in rates.items():
@@ -139,6 +145,17 @@ class Bench:
             self._model.bare.append(Bare(forward, size, rate, batch_ms))
         for (name, n), done in runs.items():
             self._model.servers.setdefault(name, []).append(Load.of(n, done))
+
+    def _one_client(self, ours: Server, bare: Any, forward: str) -> list[Run]:
+        """One client and the bare loop at batch 1, in turns: of two medians the machine moves either by as much as they
+        differ."""
+        seconds = self._plan.seconds * BARE_SHARE
+        runs, alone_ms = [], [ask(bare, forward, 1, seconds)[1]]
+        for _ in range(TURNS_OF_ONE):
+            runs.append(self._closed(ours, 1, self._plan.seconds))
+            alone_ms.append(ask(bare, forward, 1, seconds)[1])
+            self._model.over_bare_ms.append(runs[-1].latency_ms["p50"] - statistics.mean(alone_ms[-2:]))
+        return runs
 
     def _closed(self, server: Server, clients: int, seconds: float) -> Run:
         traffic = server.traffic(self._crop, seconds, clients=clients, body_bytes=self._body_bytes)
