@@ -131,8 +131,9 @@ def load_in_pieces(file: Path, target: Target) -> Package:
 
     def begin(pixels: Tensor) -> Callable[[], Tensor]:
         size = len(pixels)
-        cut = pixels.tensor_split(_pieces(size, streams) if size <= target.cap else 1)
-        return (pieces if len(cut) > 1 else whole).begin(cut)
+        if size > target.cap or (number := _pieces(size, streams)) == 1:
+            return whole.begin([pixels])
+        return pieces.begin(pixels.tensor_split(number))
 
     return Package(lambda pixels: begin(pixels)(), 1, begin, overlaps_from=streams)
 
