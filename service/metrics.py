@@ -127,9 +127,17 @@ class RequestMetrics:
             metrics.rejected.labels(model, reason)
         self.requests_in_flight = 0
 
-    def count_in_flight(self, change: int) -> None:
-        self.requests_in_flight += change
-        self.in_flight.set(self.requests_in_flight)
+
+class BatchMetrics:
+    """The same for what each batch of one model touches."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        stage = metrics.stage_duration
+        self.queue = stage.labels(model, "queue")
+        self.collate = stage.labels(model, "collate")
+        self.forward = stage.labels(model, "forward")
+        self.postprocess = stage.labels(model, "postprocess")
+        self.size = metrics.batch_size.labels(model)
 
 
 def render(folder: Path) -> tuple[bytes, str]:

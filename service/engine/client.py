@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+import numpy.typing as npt
 import structlog
-from torch import Tensor
 
 from service.engine.connection import EngineConnection, Pending
 from service.engine.wire import (
@@ -29,7 +30,6 @@ from service.engine.wire import (
 )
 from service.errors import (
     BY_NAME,
-    DeadlineExceeded,
     Draining,
     InputCrashesModel,
     ModelNotFound,
@@ -42,6 +42,8 @@ from service.metrics import Metrics
 from service.specs import ExitCode
 
 log = structlog.get_logger()
+
+Pixels = npt.NDArray[np.uint8]
 
 #: Deaths that an input can cause, as can a process that ends by itself (`exit N`); those aboard get a strike.
 CRASHES = frozenset(
@@ -128,7 +130,7 @@ class EngineClient:
         wait = engine.forecast.wait(now, model) + engine.forecast.cost(model, max(0, decoding)) / len(engines)
         return wait, engine.forecast.cost(model, max(count, *engine.models[model].batch_sizes, 1))
 
-    async def infer(self, state: ModelState, pixels: Tensor, top_k: int, deadline: float) -> tuple[Result, ModelState]:
+    async def infer(self, state: ModelState, pixels: Pixels, top_k: int, deadline: float) -> tuple[Result, ModelState]:
         """Classes of every example of `pixels`, `(N, 3, H, W) uint8`, and the model that gave them.
 
         `state` is the model that they were decoded for; another generation of it answers if it takes the same input.
@@ -138,16 +140,15 @@ class EngineClient:
             InputChangedError: no engine takes these pixels any more; decode the request again.
             Refusal: what the engine says went wrong with it.
         """
-        there = pixels.numpy().reshape(-1).data
-        frame = Infer(next(self._ids), state.name, len(pixels), top_k, deadline, False, there)
-        pending = Pending(frame, asyncio.get_running_loop().create_future(), state.input)
+        frame = Infer(next(self._ids), state.name, len(pixels), top_k, deadline, False, pixels.reshape(-1).data)
+        loop = asyncio.get_running_loop()
+        pending = Pending(frame, loop.create_future(), state.input)
+        expiry = loop.call_later(deadline - time.monotonic(), pending.expire)
         self._dispatch(pending)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await pending.future
-        except TimeoutError:
-            raise DeadlineExceeded("The deadline passed before the model could answer.") from None
+            return await pending.future
         finally:
+            expiry.cancel()
             self._forget(pending)
 
     def _dispatch(self, pending: Pending) -> None:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from service.engine.forecast import Forecast
 from service.engine.wire import AnyFrame, Cancel, Failed, Failure, FrameProtocol, Generation, Infer, ModelState, Result
+from service.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from service.engine.client import EngineClient
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Pending:
     """A request that has no answer yet, what its pixels were decoded for, and what has happened to it."""
 
@@ -23,6 +24,11 @@ class Pending:
     decoded_for: dict[str, Any]
     engine: EngineConnection | None = None
     kills: int = 0
+
+    def expire(self) -> None:
+        """Its deadline has come."""
+        if not self.future.done():
+            self.future.set_exception(DeadlineExceeded("The deadline passed before the model could answer."))
 
 
 class EngineConnection(FrameProtocol):

@@ -13,11 +13,12 @@ import torch
 from service.allocator import keep_freed_memory
 from service.child import Control, begin_child, prefer_to_be_killed, run_loop, use_temporary
 from service.engine.aboard import Aboard
+from service.engine.answers import Answers
 from service.engine.batcher import Request
 from service.engine.device_memory import SECONDS as DEVICE_MEMORY_SECONDS
 from service.engine.device_memory import sample_device_memory
 from service.engine.runner import Answer, Job
-from service.engine.wire import AnyFrame, Cancel, Drain, Failure, FrameProtocol, Infer, ModelState, Ready, Result
+from service.engine.wire import AnyFrame, Cancel, Drain, Failure, Frame, FrameProtocol, Infer, ModelState, Ready, Result
 from service.engine.worker import Worker
 from service.errors import NotReady, Unprocessable
 from service.loader.artefact import Records
@@ -49,10 +50,16 @@ class FrontEndConnection(FrameProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._answers = Answers(self.transport)
         self._engine.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._answers.close()
         self._engine.lost(self)
+
+    def answer(self, *frames: Frame) -> None:
+        """Send, from any thread."""
+        self._answers.send(frames)
 
     def frame_received(self, frame: AnyFrame) -> None:
         if isinstance(frame, Infer):
@@ -89,7 +96,7 @@ class Engine:
             self._spec.settings.watchdog_seconds,
             self.metrics,
             ready=lambda found: loop.call_soon_threadsafe(states.set_result, found),
-            deliver=lambda answers: loop.call_soon_threadsafe(self._deliver, answers),
+            deliver=self._deliver,
         )
         self.worker.start()
         models = await states
@@ -122,10 +129,10 @@ class Engine:
         size = self._example_bytes.get(frame.model)
         if size is None:
             detail = f"{frame.model} is not ready in this engine."
-            connection.send(Failure(frame.id, NotReady.name, detail))
+            connection.answer(Failure(frame.id, NotReady.name, detail))
         elif len(frame.pixels) != size * frame.count:
             detail = f"{len(frame.pixels)} bytes for {frame.count} examples of {size} bytes."
-            connection.send(Failure(frame.id, Unprocessable.name, detail))
+            connection.answer(Failure(frame.id, Unprocessable.name, detail))
         else:
             connection.waiting.add(frame.id)
             request = Request(frame.id, frame.model, frame.count, frame.deadline, alone=frame.alone)
@@ -135,11 +142,12 @@ class Engine:
     def lost(self, connection: FrontEndConnection) -> None:
         """A front end has gone: nobody waits for its requests."""
         self.connections.discard(connection)
-        for request_id in connection.waiting:
+        for request_id in list(connection.waiting):  # the worker may take one away
             self.worker.cancel(request_id)
         self._end_if_drained()
 
     def _deliver(self, answers: list[Answer]) -> None:
+        """Called in the worker's thread."""
         by_connection: dict[FrontEndConnection, list[Result | Failure]] = {}
         for request, frame in answers:
             connection: FrontEndConnection = request.payload.connection
@@ -147,7 +155,7 @@ class Engine:
                 connection.waiting.discard(request.id)
                 by_connection.setdefault(connection, []).append(frame)
         for connection, frames in by_connection.items():
-            connection.send(*frames)
+            connection.answer(*frames)
 
     def _control_frame(self, frame: AnyFrame) -> None:
         if isinstance(frame, Drain):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import structlog
 import torch
+from prometheus_client import Histogram
 from torch import Tensor
 
 from service.engine.aboard import Aboard
@@ -22,7 +24,7 @@ from service.engine.model import ServedModel
 from service.engine.pace import Pace
 from service.engine.wire import Failure, Infer, Result
 from service.errors import ModelFailed, ModelOutputInvalid, Refusal
-from service.metrics import Metrics
+from service.metrics import BatchMetrics, Metrics
 from service.specs import ExitCode
 from service.tasks.classification import best_classes
 
@@ -98,8 +100,9 @@ class Runner:
         self._pace = pace
         self._cancel = cancel
         self._watchdog_seconds = watchdog_seconds
-        self._metrics = metrics
+        self._counted = {name: BatchMetrics(metrics, name) for name in models}
         self._flying: list[Flight] = []
+        self._observed: list[tuple[Histogram, float]] = []
         self._ended = 0.0
 
     def begin(self, batch: Batch) -> Flight:
@@ -132,6 +135,15 @@ class Runner:
             self._limit(following.batch.model)
         self._caps.went_well(flight.batch.model, flight.batch.size)
         return answers
+
+    def count(self) -> None:
+        """Count what has been run: once its answers have left, for which nobody need wait.
+
+        An engine that is killed in between takes the numbers of a batch with it.
+        """
+        for histogram, value in self._observed:
+            histogram.observe(value)
+        self._observed.clear()
 
     def _board(self, batches: Sequence[Batch]) -> None:
         """Write down who is in a forward."""
@@ -194,11 +206,13 @@ class Runner:
         finished = self._ended = time.monotonic()
         self._pace.record(name, size, finished - began)
 
-        stage = self._metrics.stage_duration
-        stage.labels(name, "collate").observe(flight.collated - flight.began)
-        stage.labels(name, "forward").observe(forwarded - collated)
-        stage.labels(name, "postprocess").observe(finished - forwarded)
-        self._metrics.batch_size.labels(name).observe(size)
+        counted = self._counted[name]
+        self._observed += [
+            (counted.collate, flight.collated - flight.began),
+            (counted.forward, forwarded - collated),
+            (counted.postprocess, finished - forwarded),
+            (counted.size, size),
+        ]
 
         answers: list[Answer] = []
         row = 0
@@ -214,7 +228,7 @@ class Runner:
     def _give(self, part: Part, probabilities: Rows, ids: Rows) -> list[Answer]:
         """Add a part's rows to its request's answer; the answer, if that completes it."""
         job: Job = part.request.payload
-        if not np.isfinite(probabilities).all():  # one NaN or infinite score makes every probability NaN
+        if any(map(math.isnan, probabilities[:, 0].tolist())):  # one NaN or infinite score makes all of a row NaN
             return self._fail([part], ModelOutputInvalid.name, "The model's scores for this input are no numbers.")
         k = min(job.frame.top_k, probabilities.shape[1])
         job.probabilities.append(probabilities[:, :k].tobytes())
@@ -222,8 +236,21 @@ class Runner:
         job.done += part.stop - part.start
         if job.done < part.request.count:
             return []
-        self._metrics.stage_duration.labels(part.request.model, "queue").observe(job.queue_seconds)
-        return [(part.request, _result(job, k))]
+        self._observed.append((self._counted[part.request.model].queue, job.queue_seconds))
+        return [(part.request, self._result(job, k))]
+
+    def _result(self, job: Job, k: int) -> Result:
+        """Its answer, if nothing waits behind it."""
+        return Result(
+            id=job.frame.id,
+            k=k,
+            probabilities=b"".join(job.probabilities),
+            ids=b"".join(job.ids),
+            queue_seconds=job.queue_seconds,
+            forward_seconds=job.forward_seconds,
+            backlog_seconds=0.0,
+            example_seconds=self._pace.example_seconds(job.frame.model),
+        )
 
     def _fail(self, parts: Sequence[Part], error: str, detail: str) -> list[Answer]:
         for part in parts:
@@ -240,16 +267,3 @@ def part_pixels(request: Request, start: int, stop: int) -> memoryview:
     frame: Infer = request.payload.frame
     size = len(frame.pixels) // frame.count
     return frame.pixels[start * size : stop * size]
-
-
-def _result(job: Job, k: int) -> Result:
-    return Result(
-        id=job.frame.id,
-        k=k,
-        probabilities=b"".join(job.probabilities),
-        ids=b"".join(job.ids),
-        queue_seconds=job.queue_seconds,
-        forward_seconds=job.forward_seconds,
-        backlog_seconds=0.0,
-        example_seconds=0.0,
-    )

@@ -8,7 +8,9 @@ built again.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -83,7 +85,7 @@ class Worker(threading.Thread):
         self._metrics = metrics
         self._ready = ready
         self._deliver = deliver
-        self._wake = threading.Condition()
+        self._inbox: queue.SimpleQueue[tuple[Request, float] | int] = queue.SimpleQueue()
         self._models: dict[str, ServedModel] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._guards: dict[str, Guard] = {}
@@ -91,20 +93,15 @@ class Worker(threading.Thread):
         self._pace = Pace()
         self._batcher = Batcher({})
         self._flight: Flight | None = None
+        self._depths: dict[str, int] = {}
 
     def submit(self, request: Request) -> None:
-        """Queue a request; from the event loop's thread.
-
-        Raises:
-            KeyError: the model is not served here.
-        """
-        with self._wake:
-            self._batcher.add(request, time.monotonic())
-            self._wake.notify()
+        """Queue a request for a model that is ready here; from the event loop's thread."""
+        self._inbox.put((request, time.monotonic()))
 
     def cancel(self, request_id: int) -> None:
-        with self._wake:
-            self._batcher.cancel(request_id)
+        """Nobody waits for it any more; from the event loop's thread."""
+        self._inbox.put(request_id)
 
     def run(self) -> None:
         """Never returns. A process whose worker is dead would take requests and answer none: it ends with it."""
@@ -121,8 +118,7 @@ class Worker(threading.Thread):
         states = [self._load(folder) for folder in self._folders]
         with torch.inference_mode():
             states = [self._prepare(state) for state in states]
-            with self._wake:
-                self._batcher = Batcher({name: model.cap for name, model in self._models.items()})
+            self._batcher = Batcher({name: model.cap for name, model in self._models.items()})
             self._runner = self._make_runner()
             self._seals = SealWatch(self._guards.values())
             self._ready(states)
@@ -137,7 +133,7 @@ class Worker(threading.Thread):
             self._aboard,
             caps,
             self._pace,
-            self.cancel,
+            self._batcher.cancel,
             self._watchdog_seconds,
             self._metrics,
         )
@@ -283,13 +279,26 @@ class Worker(threading.Thread):
 
     def _wait_for_work(self) -> bool:
         """Whether requests wait; False when there is something to do for who has time."""
-        with self._wake:
-            while not len(self._batcher):
-                spare = 0.0 if self._cold else self._seals.due_in()
-                if spare == 0:
-                    return False
-                self._wake.wait(spare)
-            return True
+        self._take_in()
+        while not len(self._batcher):
+            spare = 0.0 if self._cold else self._seals.due_in()
+            if spare == 0:
+                return False
+            with contextlib.suppress(queue.Empty):
+                self._note(self._inbox.get(timeout=spare))
+                self._take_in()
+        return True
+
+    def _take_in(self) -> None:
+        """Give the batcher all that has come."""
+        while not self._inbox.empty():
+            self._note(self._inbox.get_nowait())
+
+    def _note(self, news: tuple[Request, float] | int) -> None:
+        if isinstance(news, int):
+            self._batcher.cancel(news)
+        else:
+            self._batcher.add(*news)
 
     def _check_seal(self) -> None:
         if self._seals.due_in() == 0:
@@ -317,11 +326,12 @@ class Worker(threading.Thread):
             except CaughtError as caught:
                 self._end(caught)
             self._deliver(self._with_forecast(flight.batch.model, answers))
+            self._runner.count()
 
     def _is_followed(self, flight: Flight) -> bool:
         fewest = self._runner.followed_by(flight)
-        with self._wake:
-            return 0 < fewest <= self._batcher.next_in_company(flight.batch.model)
+        self._take_in()
+        return 0 < fewest <= self._batcher.next_in_company(flight.batch.model)
 
     def _begin(self) -> Flight | None:
         batch, dropped = self._next_batch()
@@ -331,27 +341,34 @@ class Worker(threading.Thread):
         return self._runner.begin(batch) if batch else None
 
     def _next_batch(self) -> tuple[Batch | None, list[Request]]:
-        with self._wake:
-            shortest = {name: self._pace.shortest(name, self._batcher.next_size(name)) for name in self._models}
-            dropped = self._batcher.drop_gone(time.monotonic(), shortest)
-            batch = self._batcher.take()
-            for name in self._models:
-                self._metrics.queue_depth.labels(name).set(self._batcher.depth(name))
-            return batch, dropped
+        self._take_in()
+        shortest = {name: self._pace.shortest(name, self._batcher.next_size(name)) for name in self._models}
+        dropped = self._batcher.drop_gone(time.monotonic(), shortest)
+        batch = self._batcher.take()
+        self._tell_depths()
+        return batch, dropped
+
+    def _tell_depths(self) -> None:
+        for name in self._models:
+            depth = self._batcher.depth(name)
+            if depth != self._depths.get(name):
+                self._depths[name] = depth
+                self._metrics.queue_depth.labels(name).set(depth)
 
     def _with_forecast(self, model: str, answers: list[Answer]) -> list[Answer]:
         """Results say how long what waits will take, so that front ends refuse what would come too late.
 
         Reckoned once a batch: counting what waits goes through the queues.
         """
-        with self._wake:
-            waiting = {name: self._batcher.depth(name) for name in self._models}
+        self._take_in()
+        if not len(self._batcher) and not self._flight:
+            return answers
+        waiting = {name: self._batcher.depth(name) for name in self._models}
         if self._flight:
             waiting[model] += self._flight.batch.size
         caps = {name: self._batcher.cap(name) for name in self._models}
         backlog = self._pace.backlog_seconds(model, waiting, caps)
-        told = {"backlog_seconds": backlog, "example_seconds": self._pace.example_seconds(model)}
         return [
-            (request, msgspec.structs.replace(frame, **told) if isinstance(frame, Result) else frame)
+            (request, msgspec.structs.replace(frame, backlog_seconds=backlog) if isinstance(frame, Result) else frame)
             for request, frame in answers
         ]

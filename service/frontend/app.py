@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import structlog
 import torch
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
@@ -38,6 +38,7 @@ from service.engine.wire import (
 )
 from service.errors import Refusal, TooManyConnections
 from service.frontend import documentation
+from service.frontend.accounts import Accounts
 from service.frontend.connection import Limits
 from service.frontend.first import PredictFirst
 from service.frontend.keys import Keys
@@ -73,6 +74,7 @@ class FrontEnd:
         self.metrics = Metrics(f"frontend-{spec.number}", spec.metrics)
         self.metrics.announce_build(torch.__version__)
         self.metrics.rejected.labels("unknown", TooManyConnections.name)  # an alert looks for its increase from 0
+        self.accounts = Accounts(self.metrics)
         self.client = EngineClient(spec.start, self._settings.max_queued_examples, self.metrics)
         self.client.default_model = spec.default_model
         self.reloading = Reloading(False, 0, "")
@@ -92,6 +94,7 @@ class FrontEnd:
         serving = zip(self._servers, listeners, strict=True)
         await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in serving))
         self.client.close()
+        self.accounts.settle()
         log.info("front end ends", number=self._spec.number)
 
     def _apps(self, apart: bool) -> list[Envelope]:
@@ -101,7 +104,7 @@ class FrontEnd:
         clients.include_router(public(self.client, self._is_draining, reloads))
         documentation.document_predict(clients, with_keys=self._keys is not None)
         operators = self._app() if apart else clients
-        operators.include_router(operations(self.client, self._is_draining, self._spec.metrics, reloads, self._keys))
+        operators.include_router(self._operations(reloads))
         if apart:
             operators.include_router(public(self.client, self._is_draining, reloads))
         first = self._with_cors(PredictFirst(clients, self._predictor(), self._settings.root_path))
@@ -119,10 +122,14 @@ class FrontEnd:
         install_problem_handlers(app)
         return app
 
+    def _operations(self, reloads: Reloads) -> APIRouter:
+        settle, folder = self.accounts.settle, self._spec.metrics
+        return operations(self.client, self._is_draining, settle, folder, reloads, self._keys)
+
     def _predictor(self) -> Predictor:
         decode_threads = self._settings.decode_threads or usable_cores()
         pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
-        return Predictor(self.client, pool, self._settings, self.metrics, self._keys)
+        return Predictor(self.client, pool, self._settings, self.accounts, self._keys)
 
     def _with_cors(self, app: ASGIApp) -> ASGIApp:
         if not self._settings.cors_origins:

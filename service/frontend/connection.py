@@ -20,6 +20,10 @@ MAX_HEADER_BYTES = 65_536
 #: A refused client has so long to read why: closing at once, with bytes of it unread, would reset what it is told.
 LINGER_SECONDS = 1.0
 
+#: An extension (https://asgi.readthedocs.io/en/latest/extensions.html) of a request of which all has come: the first
+#: message that its task receives is there already, and is the last.
+WHOLE_BODY: dict[str, dict[object, object]] = {"gradless.whole_body": {}}
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -89,6 +93,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self.cycle.scope["extensions"] = WHOLE_BODY
         if not self.cycle.response_started:
             self.cycle.keep_alive = self._keep_alive
         if not self.pipeline:

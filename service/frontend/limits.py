@@ -7,10 +7,11 @@ import contextlib
 import resource
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Message
 
 from service.errors import BodyTooSlow, ClientLeft, Malformed, TooLarge
-from service.frontend.connection import refused_at_once
+from service.frontend.connection import WHOLE_BODY, refused_at_once
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -42,20 +43,32 @@ async def read_body(request: Request, settings: Settings) -> bytes:
         BodyTooSlow: it was not complete after `body_timeout_seconds`.
     """
     _check_length(request.headers.get("content-length", "0"), settings.max_body_bytes)
-    body = bytearray()
     try:
-        async with asyncio.timeout(settings.body_timeout_seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > settings.max_body_bytes:
-                    raise TooLarge(f"The body is over the limit of {settings.max_body_bytes:,} bytes.")
+        if request.scope.get("extensions") is WHOLE_BODY:
+            body = await _read(request, settings.max_body_bytes)
+        else:
+            async with asyncio.timeout(settings.body_timeout_seconds):
+                body = await _read(request, settings.max_body_bytes)
     except TimeoutError:
         raise BodyTooSlow(f"The body was not complete after {settings.body_timeout_seconds:g} seconds.") from None
-    except ClientDisconnect:
-        raise ClientLeft("The client left before its body was complete.") from None
     if not body:
         raise Malformed("The body is empty; send a picture, for example with curl --data-binary @photo.jpg.")
-    return bytes(body)
+    return body
+
+
+async def _read(request: Request, most: int) -> bytes:
+    message: Message = {"more_body": True}
+    chunks: list[bytes] = []
+    size = 0
+    while message["more_body"]:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft("The client left before its body was complete.")
+        chunks.append(message["body"])
+        size += len(chunks[-1])
+        if size > most:
+            raise TooLarge(f"The body is over the limit of {most:,} bytes.")
+    return b"".join(chunks)  # of a single chunk that chunk itself
 
 
 def _check_length(stated: str, most: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,7 +56,12 @@ def public(client: EngineClient, is_draining: Callable[[], bool], reloads: Reloa
 
 
 def operations(
-    client: EngineClient, is_draining: Callable[[], bool], metrics_folder: Path, reloads: Reloads, keys: Keys | None
+    client: EngineClient,
+    is_draining: Callable[[], bool],
+    settle: Callable[[], None],
+    metrics_folder: Path,
+    reloads: Reloads,
+    keys: Keys | None,
 ) -> APIRouter:
     """The routes that can be put on a port of their own. Where there are keys, what changes something needs one."""
     router = APIRouter(tags=["operations"])
@@ -119,8 +125,9 @@ def operations(
     @router.get(
         "/metrics", summary="Prometheus metrics of every process of this server", response_class=PlainTextResponse
     )
-    def metrics() -> Response:  # no coroutine: reading the files must not hold up the event loop
-        text, content_type = render(metrics_folder)
+    async def metrics() -> Response:
+        settle()
+        text, content_type = await asyncio.to_thread(render, metrics_folder)  # reads files
         return Response(text, headers={"Content-Type": content_type})
 
     return router

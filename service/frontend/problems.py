@@ -42,16 +42,15 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         stated = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = stated.decode() if _SAFE_ID.fullmatch(stated) else _new_id()
+        request_id = stated.decode() if stated and _SAFE_ID.fullmatch(stated) else _new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.monotonic()
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(raw=message["headers"])
-                headers["X-Request-Id"] = request_id
+                message["headers"].append((b"x-request-id", request_id.encode()))
                 if self._is_draining():
-                    headers["Connection"] = "close"
+                    MutableHeaders(raw=message["headers"])["Connection"] = "close"
                 if self._access_log:
                     took = round((time.monotonic() - began) * 1000, 2)
                     path = scope["raw_path"].decode("ascii", "backslashreplace")  # as it came: no line break in it

@@ -76,7 +76,7 @@ def paths_of(router: Any) -> set[str]:
 
 
 PUBLIC = paths_of(public(cast(Any, None), lambda: False, cast(Any, None)))
-OPERATIONS = paths_of(operations(cast(Any, None), lambda: False, Path(), cast(Any, None), None))
+OPERATIONS = paths_of(operations(cast(Any, None), lambda: False, lambda: None, Path(), cast(Any, None), None))
 
 
 # What an overlay must keep, whatever it is for.

@@ -13,8 +13,8 @@ from types import ModuleType, SimpleNamespace
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
-import torch
 
 from service.engine.client import KILLS_FOR_A_STRIKE, InputChangedError
 from service.engine.wire import Failure, ModelState, Result
@@ -257,7 +257,7 @@ def test_load_adds_engines_and_quiet_takes_them_away_without_losing_a_request(cl
 
 STATE = ModelState("tiny", "ready", version="v1", input={"crop": 8})
 RESULT = Result(0, 1, b"", b"", 0.0, 0.0, 0.0, 0.0)
-PIXELS = torch.zeros((1, 3, 8, 8), dtype=torch.uint8)
+PIXELS = np.zeros((1, 3, 8, 8), np.uint8)
 
 
 class Asked:

@@ -11,7 +11,7 @@ import pytest
 
 from service.loader.report import RULES
 from tests.support.models import SMALL, make_models, photographs
-from tests.support.server import Server, wait_for
+from tests.support.server import wait_for
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -93,25 +93,13 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(server):
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
-def settled(server: Server, name: str, **labels: str) -> float:
-    """A metric, once two looks in a row find the same: a front end counts a request when its answer has left."""
-    seen = [server.metric(name, **labels)]
-
-    def twice() -> bool:
-        seen.append(server.metric(name, **labels))
-        return seen[-1] == seen[-2]
-
-    wait_for(twice, 10, f"{name} at rest")
-    return seen[-1]
-
-
 def test_requests_are_counted_once_over_several_front_ends(server):
     name, labels = "gradless_requests_total", {"model": "two", "protocol": "gradless", "status": "200"}
-    before = settled(server, name, **labels)
+    before = server.settled(name, **labels)
     for _ in range(20):  # a connection each, so that both front ends get some
         assert httpx.post(f"{server.url}/models/two/predict", content=photographs()[0], headers=JPEG).status_code == 200
     wait_for(lambda: server.metric(name, **labels) >= before + 20, 10, "20 more requests")
-    assert settled(server, name, **labels) == before + 20
+    assert server.settled(name, **labels) == before + 20
 
 
 def test_the_access_log_has_a_line_a_request_and_no_query(serve, two_models):
@@ -134,19 +122,19 @@ MOVED_BY_ONE_REQUEST = {
 
 @pytest.mark.parametrize("name", MOVED_BY_ONE_REQUEST)
 def test_one_request_moves_the_metric_by_one(server, name):
-    before = settled(server, name, **MOVED_BY_ONE_REQUEST[name])
+    before = server.settled(name, **MOVED_BY_ONE_REQUEST[name])
     assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
     wait_for(lambda: server.metric(name, **MOVED_BY_ONE_REQUEST[name]) > before, 10, f"{name} to move")
-    assert settled(server, name, **MOVED_BY_ONE_REQUEST[name]) == before + 1
+    assert server.settled(name, **MOVED_BY_ONE_REQUEST[name]) == before + 1
 
 
 @pytest.mark.parametrize("stage", ["decode", "queue", "collate", "forward", "postprocess"])
 def test_one_request_is_seen_in_each_stage(server, stage):
     name = "gradless_stage_duration_seconds_count"
-    before = settled(server, name, model="one", stage=stage)
+    before = server.settled(name, model="one", stage=stage)
     assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
     wait_for(lambda: server.metric(name, model="one", stage=stage) > before, 10, f"{stage} to move")
-    assert settled(server, name, model="one", stage=stage) == before + 1
+    assert server.settled(name, model="one", stage=stage) == before + 1
 
 
 @pytest.mark.parametrize(
@@ -157,9 +145,10 @@ def test_one_request_is_seen_in_each_stage(server, stage):
     ],
 )
 def test_a_refusal_is_counted_by_its_reason(server, path, body, labels):
-    before = server.metric("gradless_rejected_total", **labels)
+    before = server.settled("gradless_rejected_total", **labels)
     httpx.post(server.url + path, content=body, headers=JPEG)
-    assert server.metric("gradless_rejected_total", **labels) == before + 1
+    wait_for(lambda: server.metric("gradless_rejected_total", **labels) > before, 10, "a refusal more")
+    assert server.settled("gradless_rejected_total", **labels) == before + 1
 
 
 def test_gauges_tell_the_state(server):
@@ -168,7 +157,7 @@ def test_gauges_tell_the_state(server):
     assert server.metric("gradless_model_memory_bytes", model="one", kind="parameters") > 40_000_000
     assert server.metric("gradless_process_memory_bytes", role="engine", kind="rss") > 100_000_000
     assert server.metric("gradless_process_memory_bytes", role="front-end", kind="pss") > 10_000_000
-    assert server.metric("gradless_requests_in_flight", model="one") == 0
+    assert server.settled("gradless_requests_in_flight", model="one") == 0
     assert server.metric("gradless_queue_depth", model="one") == 0
     assert server.metric("gradless_model_info", model="one", device="cpu") == 1
     assert server.metric("gradless_build_info") == 1

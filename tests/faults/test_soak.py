@@ -133,7 +133,7 @@ def test_kills_at_random_moments_under_mixed_load_lose_nothing_and_answer_nothin
         mixed.stop()
         load.join(90)
     restarts = server.metric("gradless_engine_restarts_total", device="cpu", reason="SIGKILL")
-    counted = server.metric("gradless_requests_total")
+    counted = server.settled("gradless_requests_total")
     replayed = server.metric("gradless_replayed_requests_total")
     print(
         f"{kills} kills; {len(mixed.answered)} requests answered and {counted:.0f} counted by the server, "

@@ -43,7 +43,7 @@ ROWS = [
         Broken(
             "no limit while reading",
             "service/frontend/limits.py",
-            "if len(body) > settings.max_body_bytes:",
+            "if size > most:",
             "if False:",
             "test_a_chunked_body_is_refused_at_the_limit",
         ),
@@ -163,7 +163,7 @@ ROWS = [
             "test_e6_e16_what_a_model_does_wrong_is_500_in_words_and_it_serves_on",
             "test_e6_a_row_of_nan_fails_its_own_request_and_nobody_else_in_the_batch",
         ),
-        Broken("nobody looks for NaN", _RUNNER, "if not np.isfinite(probabilities).all():", "if False:"),
+        Broken("nobody looks for NaN", _RUNNER, "if any(map(math.isnan, probabilities[:, 0].tolist())):", "if False:"),
     ),
     Row(
         "E8",
@@ -553,7 +553,7 @@ ROWS = [
         Broken(
             "any id is echoed",
             "service/frontend/problems.py",
-            "if _SAFE_ID.fullmatch(stated) else",
+            "if stated and _SAFE_ID.fullmatch(stated) else",
             "if stated else",
             "test_a_request_id_that_could_forge_a_header_or_a_log_line_is_replaced",
         ),

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from service.frontend.accounts import SETTLE_SECONDS
+
 T = TypeVar("T")
 START_SECONDS = 120
 
@@ -126,6 +128,19 @@ class Server:
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
         return sum(self.samples(httpx.get(f"{self.operations}/metrics", timeout=30).text, name, labels))
+
+    def settled(self, name: str, **labels: str) -> float:
+        """The same, once it has rested: every process counts after its answers, a front end some milliseconds after."""
+        seen, since = self.metric(name, **labels), time.monotonic()
+
+        def rested() -> bool:
+            nonlocal seen, since
+            if (now := self.metric(name, **labels)) != seen:
+                seen, since = now, time.monotonic()
+            return time.monotonic() - since > 4 * SETTLE_SECONDS
+
+        wait_for(rested, 10, f"{name} at rest")
+        return seen
 
     @staticmethod
     def samples(text: str, name: str, labels: dict[str, str]) -> list[float]:

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-import torch
 
 from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient, EngineConnection, InputChangedError
 from service.engine.wire import Cancel, Failed, Failure, FrameProtocol, Generation, Infer, ModelState, Result, Retire
@@ -25,7 +24,7 @@ from service.errors import (
 from service.loader.report import Figures, Report, RuleResult
 from service.metrics import Metrics
 
-PIXELS = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+PIXELS = np.zeros((1, 3, 4, 4), np.uint8)
 LIMIT = 10.0
 NOT_REPEATABLE = Report(
     [RuleResult("repeatable", False, "It differs.", waived="dropout on purpose")],
