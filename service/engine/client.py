@@ -220,7 +220,8 @@ class EngineClient:
             before.retire()
         orphans, self._orphans = self._orphans, {}
         for pending in orphans.values():
-            self._dispatch(pending)
+            if not pending.future.done():  # late, or left, in this very turn of the loop
+                self._dispatch(pending)
 
     def _all_models(self, newest: Generation) -> dict[str, ModelState]:
         """What the engines that are up tell, the newest last; who has failed there hides none that still serves."""

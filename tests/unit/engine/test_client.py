@@ -468,6 +468,22 @@ def test_pixels_decoded_for_another_input_never_reach_an_engine_though_their_siz
     play(story)
 
 
+def test_a_request_whose_deadline_comes_with_the_next_generation_stops_no_other(play):
+    async def story(scene):
+        asked = [scene.ask(decoded_for=OLD), scene.ask(decoded_for=OLD)]
+        await until(lambda: len(scene.client._orphans) == 2)
+        late = next(iter(scene.client._orphans.values()))
+        turned, turn = [], scene.client._all_models
+        # In the turn of the loop in which the generation comes: the request's own task has not run since.
+        scene.client._all_models = lambda generation: (turned.append(late.expire()), turn(generation))[1]
+        await scene.engine(input=NEW)
+        assert turned
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded, InputChangedError]
+
+    play(story)
+
+
 def test_a_replayed_request_that_the_next_generation_takes_otherwise_is_handed_back_to_be_decoded_again(play):
     async def story(scene):
         first = await scene.engine(input=OLD)
