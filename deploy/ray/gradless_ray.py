@@ -29,12 +29,11 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from torch import Tensor
 
 from service.allocator import keep_freed_memory
 from service.engine.aboard import Aboard
 from service.engine.batcher import Request
-from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient, InputChangedError
+from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient, InputChangedError, Pixels
 from service.engine.runner import Answer, Job
 from service.engine.wire import Failure, Infer, ModelState, Reload, Result
 from service.engine.worker import Worker
@@ -137,8 +136,9 @@ class Engine:
         self._worker.submit(request)
         try:
             return await answer, news
-        finally:
+        except asyncio.CancelledError:
             self._worker.cancel(frame.id)  # its client has left: what is not taken yet never will be
+            raise
 
     async def check_health(self) -> None:
         """Ray asks again and again. A forward that does not end is ended with its process.
@@ -202,8 +202,8 @@ class RayClient(EngineClient):
         """Whether an engine has served it; while none does, requests wait for the next one."""
         return self.models[model].state == "ready"
 
-    async def infer(self, state: ModelState, pixels: Tensor, top_k: int, deadline: float) -> tuple[Result, ModelState]:
-        frame = Infer(0, state.name, len(pixels), top_k, deadline, False, pixels.numpy().tobytes())
+    async def infer(self, state: ModelState, pixels: Pixels, top_k: int, deadline: float) -> tuple[Result, ModelState]:
+        frame = Infer(0, state.name, len(pixels), top_k, deadline, False, pixels.tobytes())
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 answer, news = await self._ask(frame, state)

@@ -8,7 +8,6 @@ import resource
 
 import structlog
 from starlette.requests import Request
-from starlette.types import Message
 
 from service.errors import BodyTooSlow, ClientLeft, Malformed, TooLarge
 from service.frontend.connection import WHOLE_BODY, refused_at_once
@@ -57,18 +56,21 @@ async def read_body(request: Request, settings: Settings) -> bytes:
 
 
 async def _read(request: Request, most: int) -> bytes:
-    message: Message = {"more_body": True}
-    chunks: list[bytes] = []
-    size = 0
-    while message["more_body"]:
+    body = bytearray()
+    while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft("The client left before its body was complete.")
-        chunks.append(message["body"])
-        size += len(chunks[-1])
+        chunk: bytes = message.get("body", b"")
+        size = len(body) + len(chunk)
         if size > most:
             raise TooLarge(f"The body is over the limit of {most:,} bytes.")
-    return b"".join(chunks)  # of a single chunk that chunk itself
+        more = message.get("more_body", False)
+        if not more and not body:
+            return chunk  # all of it at once: no copy
+        body += chunk
+        if not more:
+            return bytes(body)
 
 
 def _check_length(stated: str, most: int) -> None:
