@@ -44,21 +44,22 @@ class Answers:
             return len(data)
         try:
             return os.write(self._socket, data)
-        except BlockingIOError:
+        except OSError:  # it is full; or whatever it is, the loop meets it too, and closes the connection
             return 0
-        except OSError:  # the loop hears of it too, and closes the connection
-            return len(data)
 
     def _write_in_loop(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(data)
+        if self._transport.is_closing():  # nobody reads any more: what comes is dropped here
+            return
+        self._transport.write(data)
         self._in_transport += 1
         if self._in_transport == 1:
             self._catch_up()
 
     def _catch_up(self) -> None:
         """Once the socket has all that was handed over, others may write to it again."""
-        if self._transport.get_write_buffer_size() and not self._transport.is_closing():
+        if self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size():
             self._loop.call_later(CATCH_UP_SECONDS, self._catch_up)
             return
         with self._lock:

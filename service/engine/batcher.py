@@ -1,6 +1,6 @@
 """Queues, deadlines and fairness: which examples ride in the next batch.
 
-A pure object: no clock, no thread, no torch. Its owner hands in the time and guards it with a lock.
+A pure object: no clock, no thread, no torch. Its owner hands in the time, and is the only thread that touches it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine process: sockets in, sockets out. Its event loop moves frames; its worker thread runs models."""
+"""The engine process: sockets in, sockets out. Its event loop takes frames in; its worker runs models and answers."""
 
 from __future__ import annotations
 

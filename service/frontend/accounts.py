@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from service.metrics import Metrics, RequestMetrics
 
-#: What is noted is written after so long, and before this process shows the metrics. A front end that is killed takes
-#: as much with it, of requests whose connections it breaks.
+#: What is noted is written after so long, and before this process shows the metrics; another front end may show them so
+#: much earlier. One that is killed takes as much with it, of requests whose connections it breaks.
 SETTLE_SECONDS = 0.05
 
 
@@ -65,11 +65,11 @@ class Accounts:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+        ended, self._ended = self._ended, []  # none is counted twice, whatever becomes of the others
         for counted in self._models.values():
             counted.in_flight.set(counted.requests_in_flight)
-        for request in self._ended:
+        for request in ended:
             self._write(request)
-        self._ended.clear()
 
     def _write(self, request: Ended) -> None:
         counted = self._models[request.label]

@@ -149,7 +149,7 @@ def test_l3_a_request_past_its_deadline_never_reaches_the_device(serve, two_mode
     server = serve(two_models, "--default-model", "one")
     engine, brief = server.engine(), JPEG | {"X-Timeout-Ms": "100"}
     assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
-    ran = server.metric("gradless_batch_size_sum", model="one")
+    ran = server.settled("gradless_batch_size_sum", model="one")
     os.kill(engine, signal.SIGSTOP)
     try:
         late = [httpx.post(f"{server.url}/predict", content=photographs()[0], headers=brief) for _ in range(5)]
