@@ -31,8 +31,8 @@ class Ended(NamedTuple):
 class Accounts:
     """Of one front end; only its event loop touches them.
 
-    Writing one request's numbers takes longer than parsing it. Done at once, a client that asks again at once waits for
-    it; done for many together, whose code and files are then in the caches, it takes a third.
+    To write those of one request takes 40 µs once a forward has swept the caches, for which a client that asks again at
+    once would wait.
     """
 
     def __init__(self, metrics: Metrics) -> None:
