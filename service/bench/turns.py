@@ -36,7 +36,7 @@ STARTS = 3
 #: The bare loop's part of a measurement, at each batch size.
 BARE_SHARE = 0.2
 #: One client's turns with the bare loop, in each round.
-TURNS_OF_ONE = 3
+TURNS_OF_ONE = 4
 #: A server that compiles behind its serving is waited for so long.
 COMPILE_SECONDS = 600.0
 

@@ -23,7 +23,7 @@ def test_i14_requests_made_from_the_schema_are_answered_as_it_says(serve, tmp_pa
     assert {operation.path for operation in operations} >= {"/predict", "/models/{model}/predict", "/metrics"}
     for operation in operations:
         fuzz(operation.as_strategy(), seen)
-    # Not all was refused, nor was all right. How many hypothesis makes of each goes by the constants of what is imported.
+    # Not all was refused, nor was all right. How many there are of each goes by the constants in what is imported.
     assert seen[200] > 20
     assert seen[422] > 3
     print(f"{len(operations)} operations, {seen.total()} requests: {dict(sorted(seen.items()))}")
