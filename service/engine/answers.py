@@ -30,7 +30,7 @@ class Answers:
 
     def send(self, frames: Sequence[Frame]) -> None:
         """Write them now, or let the loop write what does not fit; a connection that has ended drops them."""
-        data = b"".join(piece for frame in frames for piece in pieces(frame))
+        data = b"".join(pieces(*frames))
         with self._lock:
             if not self._handed_over:
                 data = data[self._write(data) :]

@@ -13,7 +13,6 @@ gone.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import struct
 from collections.abc import Iterator
 from typing import Any, cast
@@ -216,8 +215,12 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
 
 
-def pieces(frame: Frame) -> list[bytes | memoryview]:
-    """The bytes of a frame, of which an `Infer`'s pixels are a piece of their own, not copied."""
+def pieces(*frames: Frame) -> list[bytes | memoryview]:
+    """The bytes of frames, of which an `Infer`'s pixels are a piece of their own, not copied."""
+    return [piece for frame in frames for piece in _pieces(frame)]
+
+
+def _pieces(frame: Frame) -> list[bytes | memoryview]:
     if not isinstance(frame, Infer):
         body = _encoder.encode(frame)
         return [_LENGTH.pack(len(body)) + body]
@@ -318,4 +321,4 @@ class FrameProtocol(asyncio.BufferedProtocol):
     def send(self, *frames: Frame) -> None:
         """Queue frames as one write; a connection that is closing drops them, and its end tells both sides."""
         if not self.transport.is_closing():
-            self.transport.writelines(list(itertools.chain.from_iterable(map(pieces, frames))))
+            self.transport.writelines(pieces(*frames))

@@ -23,15 +23,15 @@ def test_i14_requests_made_from_the_schema_are_answered_as_it_says(serve, tmp_pa
     assert {operation.path for operation in operations} >= {"/predict", "/models/{model}/predict", "/metrics"}
     for operation in operations:
         fuzz(operation.as_strategy(), seen)
-    # Not all was refused, nor was all right. How many there are of each goes by the constants in what is imported.
-    assert seen[200] > 20
-    assert seen[422] > 3
+    assert seen[200] > 20  # not all was refused
+    assert seen[422] > 10
     print(f"{len(operations)} operations, {seen.total()} requests: {dict(sorted(seen.items()))}")
 
 
 def fuzz(strategy, seen) -> None:
+    # How many there are of each kind goes by the constants in what is imported: of 50, ten once got 422, else twenty.
     @seed(1)
-    @settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(case=strategy, is_there=strategies.booleans())
     def ask(case: Case, is_there: bool) -> None:
         if is_there and "model" in (case.path_parameters or {}):

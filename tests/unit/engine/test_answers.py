@@ -123,5 +123,11 @@ def test_a_connection_that_has_ended_drops_answers(gone):
                 reader._end.close()
             answers.send([Cancel(1)])
             answers.send([Cancel(2)])
+            if gone == "ours":
+                assert await asyncio.to_thread(reader._end.recv, 1) == b""  # its end, and nothing before it
+            else:
+                async with asyncio.timeout(LIMIT):
+                    while not transport.is_closing():
+                        await asyncio.sleep(0.005)
 
     run_loop(run())
