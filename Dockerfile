@@ -21,7 +21,7 @@ RUN python3 -m venv venv \
 FROM dependencies AS app
 RUN python3 -m venv /tmp/sbom && /tmp/sbom/bin/pip install --quiet cyclonedx-bom==7.5.0
 WORKDIR /build
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE gradless.py ./
 COPY service ./service
 RUN /opt/gradless/venv/bin/pip install --quiet --no-deps --no-build-isolation --target /opt/gradless/app . \
     && /opt/gradless/venv/bin/pip check \
@@ -74,6 +74,6 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 # Plain HTTP: a container that serves TLS by itself needs a check of its own.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"GRADLESS_PORT\", 8000)}/health/ready', timeout=4)"]
+    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{p if (p := os.environ.get(\"GRADLESS_PORT\", \"\")).isdigit() else 8000}/health/ready', timeout=4)"]
 ENTRYPOINT ["tini", "--", "gradless"]
 CMD ["serve"]

@@ -110,7 +110,7 @@ BACKBONES = {
         build=lite0,
         pretrained=lite0_weights,
         head=lambda: nn.Linear(1280, CLASSES),
-        source=lambda: SHIPPED.read_text() + LITE0_FACTORY.format(classes=CLASSES),
+        source=lambda: SHIPPED.read_text("utf-8") + LITE0_FACTORY.format(classes=CLASSES),
         mean=(127, 127, 127),
         std=(128, 128, 128),
     ),
@@ -252,7 +252,7 @@ def write_folder(out: Path, model: nn.Module, backbone: Backbone, side: int, tra
     """A folder that `gradless serve` reads: card, state_dict and architecture."""
     out.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), out / "weights.pth")
-    (out / "architecture.py").write_text(backbone.source())
+    (out / "architecture.py").write_text(backbone.source(), encoding="utf-8")
     lines = [
         'task = "classification"',
         'weights = "file:weights.pth"',
@@ -263,7 +263,7 @@ def write_folder(out: Path, model: nn.Module, backbone: Backbone, side: int, tra
         *(f"mean = {list(backbone.mean)}", f"std = {list(backbone.std)}"),
         *("", "[training]", *(f"{key} = {json.dumps(value)}" for key, value in training.items())),
     ]
-    (out / "model.toml").write_text("\n".join(lines) + "\n")
+    (out / "model.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_samples(folder: Path, model: nn.Module, data: Digits, backbone: Backbone) -> None:
@@ -274,7 +274,7 @@ def write_samples(folder: Path, model: nn.Module, data: Digits, backbone: Backbo
     for number, row in enumerate(probabilities(model, data, backbone).tolist()):
         Image.fromarray(data.pictures[number].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
         answers[f"{number}.png"] = row
-    (folder / "answers.json").write_text(json.dumps(answers))
+    (folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
 
 
 def pretrained_model(name: str, random: bool) -> tuple[nn.Module, str]:

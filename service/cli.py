@@ -1,4 +1,4 @@
-"""The command line. Exit 0: well; 1: the answer is no; 2: used or configured wrongly."""
+"""The command line. Exit codes: 0 success; 1 the answer is no; 2 wrong usage or configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pydantic.fields import FieldInfo
 
 import service
 from service.errors import ConfigurationError
-from service.settings import Settings, read_settings
+from service.host.descriptors import fill_standard_descriptors, print_in_utf8
+from service.host.home import ensure_name_and_home
+from service.settings import Settings, notes, read_settings
 
 app = typer.Typer(
     name="gradless",
@@ -27,7 +29,10 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of `gradless`: a configuration that cannot be served is told in words, with exit code 2."""
+    """Entry point of `gradless`. A wrong configuration is explained on standard error, with exit code 2."""
+    fill_standard_descriptors()
+    print_in_utf8()
+    ensure_name_and_home()
     try:
         app()
     except ConfigurationError as error:
@@ -44,15 +49,17 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Serve frozen PyTorch models, and prove that serving builds no gradient graph."""
 
 
 def with_settings(command: Callable[..., None], *names: str) -> Callable[..., None]:
-    """Give a command a flag for each named field of Settings (all, if none is named).
+    """Add a flag to a command for each named setting, or for all of them.
 
-    The command is called with the flags that were given, as its `flags`.
+    The command gets the flags that were given as `flags`.
     """
     fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
@@ -85,7 +92,7 @@ def _help(field: FieldInfo) -> str:
 
 
 def _flag_type(annotation: Any) -> Any:
-    """What typer shall parse; what it does not know is text, which Settings then checks."""
+    """Return the type for typer to parse; types it does not know become text, which Settings validates."""
     kinds = [kind for kind in (annotation, *get_args(annotation)) if kind in (int, float, bool, Path, list[str])]
     return Optional[kinds[0] if kinds else str]  # noqa: UP045 (made at run time, from a variable)
 
@@ -93,37 +100,51 @@ def _flag_type(annotation: Any) -> Any:
 def _serve(flags: dict[str, Any]) -> None:
     """Serve the models of a folder over HTTP until SIGTERM or Ctrl-C."""
     import setproctitle
+    import structlog
 
     from service.frontend.keys import read_keys
-    from service.loader.repository import choose_default, find_models
+    from service.loader.repository import read_catalogue
     from service.logs import configure_logs
-    from service.supervisor import Supervisor
+    from service.supervisor.listeners import check_certificate
+    from service.supervisor.tree import Supervisor
+    from service.supervisor.watch import take_snapshot
 
     settings = read_settings(flags)
     configure_logs(settings)
-    folders = find_models(settings.models)
-    default_model = choose_default(folders, settings.default_model)
+    for note in notes(settings):
+        structlog.get_logger().warning(note.event, **note.fields)
+    files = take_snapshot(settings.models) if settings.watch else None  # first, so that no change is missed
+    catalogue = read_catalogue(settings.models, settings.default_model)
     if settings.keys_file:
         read_keys(settings.keys_file)
+    check_certificate(settings)
     setproctitle.setproctitle("gradless: supervisor")
-    raise typer.Exit(asyncio.run(Supervisor(settings, folders, default_model).run()))
+    raise typer.Exit(asyncio.run(Supervisor(settings, catalogue, files).run()))
+
+
+def _read_settings(flags: dict[str, Any]) -> Settings:
+    """Read the settings of a command without a log; notes go to standard error."""
+    settings = read_settings(flags)
+    for note in notes(settings):
+        print(f"gradless: {note}", file=sys.stderr)
+    return settings
 
 
 def _predict(
-    sources: Annotated[list[str], typer.Argument(help="Picture files, folders of them, or - for standard input.")],
+    sources: Annotated[list[str], typer.Argument(help="Picture files, folders of pictures, or - for standard input.")],
     flags: dict[str, Any],
-    model: Annotated[str | None, typer.Option(help="Which model; else the default one.")] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=100, help="How many classes.")] = 5,
+    model: Annotated[str | None, typer.Option(help="Model to run; the default model if omitted.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, max=100, help="Number of classes to print.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, as the server answers.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line a class.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per class.")] = False,
 ) -> None:
-    """Classify pictures in this process, without a server. Exit 1 when one could not be read."""
-    from service.offline import predict_files
-    from service.output import print_csv, print_json, print_table
+    """Classify pictures in this process, without a server. Exit with 1 if one cannot be read."""
+    from service.commands.predict import predict_files
+    from service.commands.printing import print_csv, print_json, print_table
 
     if json and csv:
         raise ConfigurationError(["--json and --csv exclude each other; choose one"])
-    outcome = predict_files(sources, model, top_k, read_settings(flags))
+    outcome = predict_files(sources, model, top_k, _read_settings(flags))
     show = print_json if json else print_csv if csv else print_table
     show(outcome)
     raise typer.Exit(1 if outcome.failures else 0)
@@ -131,25 +152,27 @@ def _predict(
 
 def _check(
     flags: dict[str, Any],
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="[MODEL]...", help="Which models; else all.")] = None,  # noqa: UP045 (typer)
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models to run; all if omitted.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what each rule saw.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write the record of this check to a file, for an audit.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what each rule saw.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a record of this check to a file, for an audit.")] = None,
 ) -> None:
-    """Prove every model, and run the controls. Exit 1 when a model or a control fails, 2 when a card is wrong."""
+    """Prove every model, and run the controls. Exit with 1 if any model or control fails, with 2 if a card is wrong."""
     import json as encoder
 
-    from service.check import check_models, show_progress
-    from service.output import print_check
+    from service.commands.check import check_models, show_progress
+    from service.commands.printing import print_check
 
-    outcome = check_models(names or [], read_settings(flags), show_progress)
+    outcome = check_models(names or [], _read_settings(flags), show_progress)
     if report:
         write_text(report, encoder.dumps(outcome.record(), indent=2) + "\n", "--report")
     if json:
         print(encoder.dumps(outcome.summary(), indent=2))
     else:
         print_check(outcome, verbose)
-    raise typer.Exit(0 if outcome.passed else 1)
+    raise typer.Exit(outcome.exit_code)
 
 
 def write_text(path: Path, text: str, flag: str) -> None:
@@ -159,7 +182,7 @@ def write_text(path: Path, text: str, flag: str) -> None:
         ConfigurationError: it cannot be written.
     """
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         words, fix = f"cannot be written: {error.strerror}", "name a file in a folder that can be written"
         raise ConfigurationError.at(path, flag, words, fix) from error
@@ -167,35 +190,43 @@ def write_text(path: Path, text: str, flag: str) -> None:
 
 def _compile(
     flags: dict[str, Any],
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="[MODEL]...", help="Which models; else all.")] = None,  # noqa: UP045 (typer)
-    anew: Annotated[bool, typer.Option("--anew", help="Build what is there already once more.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models to run; all if omitted.")
+    ] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Rebuild packages that exist already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compile models ahead of serving, keep the packages that win, and say by how much. Exit 1 when one cannot be."""
+    """Compile models ahead of serving, keep the packages that win, and say by how much. Exit with 1 if one fails."""
     from service.compiler.command import compile_models
 
-    raise typer.Exit(compile_models(names or [], read_settings(flags), anew, json))
+    raise typer.Exit(compile_models(names or [], _read_settings(flags), anew, json))
 
 
 def _bench(
     flags: dict[str, Any],
-    model: Annotated[list[str] | None, typer.Option(help="Which model, as often as wanted; else three.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, max=600, help="Length of each measurement.")] = 2.0,
-    rounds: Annotated[int, typer.Option(min=1, max=20, help="All take turns so often.")] = 2,
-    peers: Annotated[bool, typer.Option(help="Measure LitServe, mosec and a naive app beside it.")] = True,
-    url: Annotated[str, typer.Option(help="A server that runs already, http://HOST:PORT; needs --model.")] = "",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model to measure; may be repeated. Three models if omitted.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, max=600, help="Seconds per measurement.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Rounds in which all take turns.")] = 2,
+    peers: Annotated[bool, typer.Option(help="Also measure LitServe, mosec and a naive app.")] = True,
+    url: Annotated[str, typer.Option(help="Measure a server that is running, http://HOST:PORT; needs --model.")] = "",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw it into a PNG.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write it as a page (.html) or as Markdown (.md).")] = None,
-    tune: Annotated[bool, typer.Option("--tune", help="Find how it is fastest here; starts then use it.")] = False,
-    latency_target: Annotated[float, typer.Option(help="With --tune: most milliseconds of a forward.")] = 0.0,
-    against: Annotated[str, typer.Option(help="Compare with the server of another commit, in turns.")] = "",
+    plot: Annotated[Path | None, typer.Option(help="Draw the results as a PNG.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the results as a page (.html) or as Markdown (.md).")
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find the fastest configuration on this machine; later starts use it.")
+    ] = False,
+    latency_target: Annotated[float, typer.Option(help="With --tune: longest forward, in milliseconds.")] = 0.0,
+    against: Annotated[str, typer.Option(help="Compare with the server of another commit, taking turns.")] = "",
 ) -> None:
-    """Measure the server, the bare loop and what people would use instead, in one run; the ratios are the result.
+    """Measure the server, the bare loop and the alternatives in one run; the ratios are the result.
 
-    Exit 1 when a request failed, or when the machine was too busy to conclude anything.
+    Exit with 1 if a request fails, or if the machine is too busy for a conclusion.
     """
-    settings, models = read_settings(flags), model or []
+    settings, models = _read_settings(flags), model or []
     if tune:
         from service.bench.tune import tune as find
 
@@ -205,27 +236,31 @@ def _bench(
         from service.bench.against import against as compare
 
         raise typer.Exit(compare(settings, models, against, seconds, rounds, json))
-    from service.bench.command import bench
+    from service.bench.comparison import bench
 
     raise typer.Exit(bench(settings, models, seconds, rounds, peers, url, json, plot, report))
 
 
 def _audit(
     flags: dict[str, Any],
-    model: Annotated[str | None, typer.Argument(help="A model, or torchvision:NAME; else the default one.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Examples in the batch.")] = 8,
-    script: Annotated[str | None, typer.Option(help="app.py:NAME or module:NAME, to look for its pitfalls.")] = None,
-    shape: Annotated[str, typer.Option(help="With --script: the shape of one example.")] = "3,224,224",
+    model: Annotated[
+        str | None, typer.Argument(help="A model, or torchvision:NAME; the default model if omitted.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1024, help="Examples per batch.")] = 8,
+    script: Annotated[
+        str | None, typer.Option(help="Inference function to examine: app.py:NAME or module:NAME.")
+    ] = None,
+    shape: Annotated[str, typer.Option(help="With --script: shape of one example.")] = "3,224,224",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the modes into a PNG.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the modes as a page.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the results as a PNG.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the results as a page.")] = None,
 ) -> None:
-    """Compare gradient modes on a model; or, with --script, list an inference function's pitfalls (exit 1)."""
-    from service.audit.child import start_fork_server
+    """Compare gradient modes on a model; with --script, list the pitfalls of an inference function (exit 1)."""
+    from service.audit.fresh_process import start_fork_server
 
-    settings = read_settings(flags)
+    settings = _read_settings(flags)
     start_fork_server()
-    from service.audit.command import audit_model, audit_script
+    from service.audit.audits import audit_model, audit_script
 
     if script is None:
         audit_model(settings, model, batch_size, json, plot, html)

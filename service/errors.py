@@ -1,4 +1,4 @@
-"""Every refusal, once: its name, its HTTP status, its words.
+"""All refusals, each defined once: name, HTTP status and title.
 
 A request that cannot be answered ends in one of the `Refusal` classes; the front end writes it as
 `application/problem+json` (RFC 9457). A configuration that cannot be served ends in
@@ -8,17 +8,21 @@ A request that cannot be answered ends in one of the `Refusal` classes; the fron
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+#: Prefix of the packages that models' own files run as.
+MODEL_PACKAGE = "gradless_model_"
+
 
 class ConfigurationError(Exception):
-    """What an operator wrote cannot be served: the file, the key, what is wrong and what would be right.
+    """A configuration that cannot be served: file, key, what is wrong and what would be right.
 
     Attributes:
-        problems: one line for each fault found; all that can be found at once are.
+        problems: one line for each fault; as many as can be found at once.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -31,23 +35,65 @@ class ConfigurationError(Exception):
 
 
 class ReloadError(Exception):
-    """What is in the model folders now cannot replace what is served."""
+    """The model folders hold something that cannot replace what is served."""
 
 
 @contextmanager
 def blamed_on(file: Path | str, key: str, doing: str, fix: str) -> Iterator[None]:
-    """Inside, an operator's file is read or an operator's code is run: whatever it raises is told as the file's fault.
+    """Inside, an operator's file is read or code is run; anything it raises is reported as that file's fault.
 
     Raises:
-        ConfigurationError: in place of any exception.
+        ConfigurationError: replaces any exception, SystemExit included, and names the line of the operator's code.
     """
     try:
         yield
     except ConfigurationError:
         raise
-    except Exception as error:
-        words = (str(error).splitlines() or ["no more is known"])[0][:200]
-        raise ConfigurationError.at(file, key, f"{doing} raised {type(error).__name__}: {words}", fix) from error
+    except (Exception, SystemExit) as error:
+        words = f"{doing} {raised_words(error, Path(file).parent)}"
+        raise ConfigurationError.at(file, key, words, _fix(error) or fix) from error
+
+
+def raised_words(error: BaseException, folder: Path) -> str:
+    """Say in one line what code raised, and name the last line of the folder's code that it went through, if it did."""
+    text = str(error.msg) if isinstance(error, SyntaxError) else str(error)
+    if isinstance(error, ImportError) and error.name:
+        text = text.replace(error.name, _as_written(error.name))
+    words = (text.splitlines() or ["no more is known"])[0][:200]
+    return f"raised {type(error).__name__}: {words}{_place(error, folder)}"
+
+
+def _place(error: BaseException, folder: Path) -> str:
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    inside = [(Path(name), line) for name, line in places if Path(name).is_relative_to(folder)]
+    return f" ({inside[-1][0].relative_to(folder)}:{inside[-1][1]})" if inside else ""
+
+
+def _fix(error: BaseException) -> str:
+    """Advise on an import that finds nothing; empty for all else."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    name = _as_written(error.name)
+    if name.startswith("."):
+        return f"put {name.rpartition('.')[2]}.py beside the file that imports it, or correct the name"
+    root, dot, _ = name.partition(".")
+    if dot:
+        return f"install a version of {root} that has it, or correct the name"
+    return f"install it: {name} is in no installed package, and not in the model's folder"
+
+
+def _as_written(module: str) -> str:
+    """A module's name as the operator's code has it: files of a model's folder are run below a package of ours."""
+    package, dot, inside = module.partition(".")
+    return f"{dot}{inside}" if package.startswith(MODEL_PACKAGE) else module
+
+
+def shortened(names: Sequence[str], most: int) -> str:
+    """Return the first names with commas, and how many more there are."""
+    more = f", … and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 class Refusal(Exception):  # noqa: N818 (raise Overloaded(…) reads as it is)
@@ -87,23 +133,51 @@ class ModelNotFound(Refusal):
 
 
 class MethodNotAllowed(Refusal):
+    """405; `allowed` are the methods that the path has (RFC 9110, 15.5.6: they must be named)."""
+
     name, status, title = "method_not_allowed", 405, "The method is not allowed here"
+
+    def __init__(self, detail: str, allowed: Iterable[str] = ()) -> None:
+        super().__init__(detail)
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Allow": ", ".join(sorted(self.allowed))}
 
 
 class BodyTooSlow(Refusal):
-    name, status, title = "body_too_slow", 408, "The body came too slowly"
+    name, status, title = "body_too_slow", 408, "The body arrived too slowly"
 
 
 class HeadersTooSlow(Refusal):
-    name, status, title = "headers_too_slow", 408, "The headers came too slowly"
+    name, status, title = "headers_too_slow", 408, "The headers arrived too slowly"
 
 
 class TooLarge(Refusal):
     name, status, title = "too_large", 413, "The request is too large"
 
 
+class TargetTooLong(Refusal):
+    name, status, title = "target_too_long", 414, "The request target is too long"
+
+
 class UnsupportedType(Refusal):
     name, status, title = "unsupported_media_type", 415, "The content type is not supported"
+
+
+class UnsupportedCoding(Refusal):
+    """415; the header tells it from an unsupported type (RFC 9110, 15.5.16)."""
+
+    name, status, title = "unsupported_coding", 415, "The content coding is not supported"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Accept-Encoding": "gzip, deflate"}
+
+
+class ExpectationFailed(Refusal):
+    name, status, title = "expectation_failed", 417, "The expectation cannot be met"
 
 
 class Unprocessable(Refusal):
@@ -115,7 +189,7 @@ class HeadersTooLarge(Refusal):
 
 
 class ClientLeft(Refusal):
-    """Nobody hears it: the metrics and the access log do. The number is nginx's, there is none in the standards."""
+    """Only the metrics and the access log see it. The status is nginx's; the standards have none."""
 
     name, status, title = "client_left", 499, "The client left"
 
@@ -147,7 +221,7 @@ class Unavailable(Refusal):
 
 
 class Overloaded(Unavailable):
-    name, title = "overloaded", "The queue is full"
+    name, title = "overloaded", "The server is overloaded"
 
 
 class TooManyConnections(Unavailable):

@@ -1,46 +1,41 @@
-"""Every metric, once.
+"""All metrics, each defined once.
 
-Several processes write them: prometheus_client's multiprocess mode, with the process's role as its
-identifier in place of the pid. A restarted engine goes on counting in its own file, so counters never fall
-and the folder does not grow. A role has one live process at a time.
+Every process writes into its role's part of one shared memory (`service.host.metric_memory`), from which any of them
+can render all. A restarted engine continues the counts of the one before it, so counters never fall. Each role has one
+live process at a time.
 """
 
 from __future__ import annotations
 
-import os
 import platform
-from pathlib import Path
 from typing import Final
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, mmap_dict, values
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 
 import service
+from service.errors import BY_NAME
+from service.host.log_writer import STDERR
+from service.host.memory_file import MemoryFile
+from service.host.metric_memory import Collector, Drops, tables_of, value_class
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-#: How gauges of several processes become one: their sum, or the latest.
+#: How the gauges of several processes are merged: by their sum, or the latest value.
 _SUM: Final = "livesum"
 _LATEST: Final = "livemostrecent"
-#: Of which kinds of metric prometheus_client keeps a file for each process.
-_FILES = ("counter", "histogram", f"gauge_{_SUM}", f"gauge_{_LATEST}")
 
 
 class Metrics:
-    """The metrics of one process, kept in `folder` under the process's `role`.
+    """The metrics of one process, kept in `memory` under the process's `role`.
 
-    Roles hold no underscore: the library cuts file names there. Gauges of an earlier process of the same
-    role are dropped (a gauge must not speak for the dead); its counters and histograms go on.
+    Gauges of an earlier process of the same role are dropped; its counters and histograms go on.
     """
 
-    def __init__(self, role: str, folder: Path) -> None:
-        if "_" in role:
-            raise ValueError(f"role {role!r} holds an underscore, at which prometheus_client cuts file names")
-        _prepare_files(folder, role)
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        values.ValueClass = values.MultiProcessValue(process_identifier=lambda: role)  # type: ignore[no-untyped-call]
-        registry = CollectorRegistry()  # values are read from the files; this one only keeps names unique
+    def __init__(self, role: str, memory: MemoryFile) -> None:
+        drops = Drops()
+        values.ValueClass = value_class(tables_of(memory, role), drops)
+        registry = CollectorRegistry()  # only keeps names unique: values are read from the memory
 
         def counter(name: str, words: str, *labels: str) -> Counter:
             return Counter(f"gradless_{name}", words, labels, registry=registry)
@@ -54,82 +49,73 @@ class Metrics:
         def seconds(name: str, words: str, *labels: str) -> Histogram:
             return Histogram(f"gradless_{name}", words, labels, registry=registry, buckets=_SECONDS)
 
+        # Comes first, so that it gets memory if anything does.
+        self.dropped = drops.counter = counter("metrics_dropped", "Samples lost for lack of memory.")
         self.requests = counter("requests", "Requests answered.", "model", "protocol", "status")
-        self.request_duration = seconds("request_duration_seconds", "From first byte to answer.", "model")
-        self.stage_duration = seconds("stage_duration_seconds", "Time in each stage.", "model", "stage")
+        self.request_duration = seconds(
+            "request_duration_seconds", "Seconds from the first byte to the answer.", "model"
+        )
+        self.stage_duration = seconds("stage_duration_seconds", "Seconds in each stage.", "model", "stage")
         self.batch_size = Histogram(
             "gradless_batch_size", "Examples in a forward.", ("model",), registry=registry, buckets=_SIZES
         )
-        self.queue_depth = gauge("queue_depth", "Examples that wait for the device.", "model")
-        self.in_flight = gauge("requests_in_flight", "Requests accepted and not yet answered.", "model")
+        self.queue_depth = gauge("queue_depth", "Examples waiting for the device.", "model")
+        self.in_flight = gauge("requests_in_flight", "Requests that are accepted and not yet answered.", "model")
         self.rejected = counter("rejected", "Requests refused.", "model", "reason")
         self.replayed = counter("replayed_requests", "Requests sent again after an engine's death.", "model")
         self.engine_restarts = counter("engine_restarts", "Engines replaced.", "device", "reason")
-        self.reloads = counter("reloads", "Reloads ended: succeeded, or failed, which changed nothing.", "result")
+        self.reloads = counter("reloads", "Reloads that succeeded, or that failed and changed nothing.", "result")
         self.engine_up = gauge("engine_up", "1 while a ready engine serves the device.", "device")
-        self.self_check_passed = latest("self_check_passed", "1 when the model passed its self-check.", "model")
-        self.batch_cap = latest("batch_cap", "Largest batch that is formed now; less after out-of-memory.", "model")
-        self.rule_waived = latest("rule_waived", "1 for a rule that the model's card waives.", "model", "rule")
+        self.self_check_passed = latest("self_check_passed", "1 if the model passed its self-check.", "model")
+        self.batch_cap = latest("batch_cap", "Current batch size limit; lowered after running out of memory.", "model")
+        self.rule_waived = latest("rule_waived", "1 for each rule that the model's card waives.", "model", "rule")
         self.grad_graph_violations = counter(
-            "grad_graph_violations", "Batches after which a graph, or no inference mode, was found.", "model"
+            "grad_graph_violations", "Batches that built a gradient graph or left inference mode.", "model"
         )
-        self.seal_intact = latest("seal_intact", "0 when the weights are not those that were sealed.", "model")
+        self.seal_intact = latest("seal_intact", "0 once the weights no longer match their seal.", "model")
         self.model_optimization = latest(
-            "model_optimization", "1 for the state it is in: compiled, or why it answers eager.", "model", "state"
+            "model_optimization",
+            "1 for the current state: compiled, or the reason for answering eager.",
+            "model",
+            "state",
         )
-        self.model_memory = latest("model_memory_bytes", "Memory that the model holds.", "model", "kind")
-        self.process_memory = gauge("process_memory_bytes", "Memory by role of process.", "role", "kind")
+        self.model_memory = latest("model_memory_bytes", "Bytes of parameters and buffers.", "model", "kind")
+        self.process_memory = gauge("process_memory_bytes", "Bytes of memory by process role.", "role", "kind")
         self.memory_limit = latest(
-            "memory_limit_bytes", "Memory limit of the cgroup the server runs in; absent without one.", "cgroup"
+            "memory_limit_bytes", "Memory limit of the server's cgroup; absent if there is none.", "cgroup"
         )
-        self.memory_usage = latest(
-            "memory_usage_bytes", "What counts against that limit and cannot be dropped: the working set.", "cgroup"
-        )
-        self.device_memory = latest("device_memory_bytes", "Memory of torch's allocator.", "device", "kind")
-        self.model_info = latest("model_info", "What is served.", "model", "version", "task", "device")
-        self.build_info = latest("build_info", "What is running.", "version", "torch", "python")
+        self.memory_usage = latest("memory_usage_bytes", "Working set that counts against that limit.", "cgroup")
+        self.device_memory = latest("device_memory_bytes", "Bytes held by torch's allocator.", "device", "kind")
+        self.model_info = latest("model_info", "Models being served.", "model", "version", "task", "device")
+        self.log_lines_dropped = counter("log_lines_dropped", "Log lines that could not be written to standard error.")
+        STDERR.tell_drops(self.log_lines_dropped.inc)
+        self.build_info = latest("build_info", "Versions of Gradless, torch and Python.", "version", "torch", "python")
 
     def announce_build(self, torch_version: str) -> None:
         self.build_info.labels(service.__version__, torch_version, platform.python_version()).set(1)
 
 
-def _prepare_files(folder: Path, role: str) -> None:
-    """Put the files that prometheus_client is about to open in place, each at once and with room in it.
-
-    The library creates a file empty and makes room in it afterwards; whoever reads the metrics in between, or after a
-    kill in between, finds less than the file's header and fails.
-    """
-    for kind in _FILES:
-        path = folder / f"{kind}_{role}.db"
-        if kind.startswith("gauge") or not path.exists():
-            blank = path.with_suffix(".new")  # a name that no reader looks for
-            with blank.open("wb") as file:
-                file.truncate(mmap_dict._INITIAL_MMAP_SIZE)
-            blank.replace(path)
-
-
-#: What an alert counts exists at 0 before it happens: a counter that appears at 1 has not increased.
-SERVER_ERRORS = ("500", "503", "504")
-UNAVAILABLE = ("overloaded", "not_ready", "not_replayed", "draining")
-
-
 class RequestMetrics:
-    """What each request to one model touches, looked up once: `labels()` costs as much as the counting."""
+    """Metrics of the requests to one model, looked up once, because `labels()` costs as much as counting.
+
+    Every counter is there at 0 before its first event: one that appears at 1 has not increased, and a person who looks
+    for it finds nothing. That makes 40 lines per model.
+    """
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self.in_flight = metrics.in_flight.labels(model)
         self.duration = metrics.request_duration.labels(model)
         self.decode = metrics.stage_duration.labels(model, "decode")
         self.ok = metrics.requests.labels(model, "gradless", "200")
-        for status in SERVER_ERRORS:
-            metrics.requests.labels(model, "gradless", status)
-        for reason in UNAVAILABLE:
-            metrics.rejected.labels(model, reason)
+        metrics.replayed.labels(model)
+        for name, refusal in BY_NAME.items():
+            metrics.requests.labels(model, "gradless", str(refusal.status))
+            metrics.rejected.labels(model, name)
         self.requests_in_flight = 0
 
 
 class BatchMetrics:
-    """The same for what each batch of one model touches."""
+    """Metrics of the batches of one model, looked up once."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         stage = metrics.stage_duration
@@ -138,10 +124,11 @@ class BatchMetrics:
         self.forward = stage.labels(model, "forward")
         self.postprocess = stage.labels(model, "postprocess")
         self.size = metrics.batch_size.labels(model)
+        metrics.queue_depth.labels(model)
 
 
-def render(folder: Path) -> tuple[bytes, str]:
-    """The metrics of every process of this server, as text, and its content type."""
+def render(memory: MemoryFile) -> tuple[bytes, str]:
+    """Return the metrics of all processes of this server as text, and the content type of that text."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
+    registry.register(Collector(memory))
     return generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST

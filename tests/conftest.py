@@ -35,6 +35,12 @@ def _threads_of_torch() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _torchs_chance() -> None:
+    """Weights that a test draws are the same in every run, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shipped_models() -> Path:
     return SHIPPED

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import shutil
-import tempfile
 import time
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 import msgspec
-import psutil
 import ray
 import structlog
 import torch
@@ -30,12 +26,8 @@ from ray.serve.handle import DeploymentHandle
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.allocator import keep_freed_memory
-from service.engine.aboard import Aboard
 from service.engine.batcher import Request
-from service.engine.client import KILLS_FOR_A_STRIKE, EngineClient, InputChangedError, Pixels
-from service.engine.runner import Answer, Job
-from service.engine.wire import Failure, Infer, ModelState, Reload, Result
+from service.engine.job import Job, deliver
 from service.engine.worker import Worker
 from service.errors import (
     BY_NAME,
@@ -46,23 +38,27 @@ from service.errors import (
     NotReady,
     NotReplayed,
 )
-from service.frontend.app import FrontEnd
-from service.loader.artefact import Records
-from service.loader.packages import Packages
+from service.frontend.applications import FrontEnd
+from service.frontend.engines.blame import KILLS_FOR_A_STRIKE
+from service.frontend.engines.client import Client, InputChangedError, Pixels
+from service.frontend.engines.known import Known
+from service.frontend.engines.places import Outlook, Places
+from service.host.allocator import keep_freed_memory
+from service.host.metric_memory import make_metric_memory
 from service.loader.repository import Catalogue, read_catalogue
-from service.logs import configure_logs
+from service.logs import configure_logs, end_process
 from service.metrics import Metrics
 from service.settings import Settings, read_settings
-from service.specs import FrontEndSpec
-from service.watchdog import overdue
+from service.supervisor.watchdog import overdue
+from service.wire.aboard import Aboard, make_aboard_file
+from service.wire.messages import Failure, Infer, ModelState, Ready, Reload, Result
+from service.wire.specs import FrontEndSpec, WorkerSpec
 
 log = structlog.get_logger()
 
 #: A question what is served is left open for so long, and asked again after so long.
 ASK_SECONDS = 1.0
 _UNAVAILABLE = "Ray could start no engine that passes; `serve status` says why."
-#: Then comes the pid.
-_FOLDER = "gradless-ray-"
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -74,6 +70,17 @@ def build(args: dict[str, Any]) -> Application:
     settings = read_settings(args)
     catalogue = read_catalogue(settings.models, settings.default_model)
     return Door.bind(Engine.bind(settings, catalogue), settings, catalogue)
+
+
+class Asking:
+    """One request of a door, which awaits `answered`. Made and answered in the event loop's thread."""
+
+    def __init__(self) -> None:
+        self.answered: asyncio.Future[Result | Failure] = asyncio.get_running_loop().create_future()
+
+    def answer(self, *frames: Result | Failure) -> None:
+        if not self.answered.done():
+            self.answered.set_result(frames[0])
 
 
 @serve.deployment
@@ -89,23 +96,16 @@ class Engine:
         keep_freed_memory()
         loop = asyncio.get_running_loop()
         states: asyncio.Future[list[ModelState]] = loop.create_future()
-        cache = settings.cache.expanduser()
-        folder = _own_folder()
-        self._aboard = folder / "aboard"
+        self._aboard = make_aboard_file()
         self._ids = itertools.count()
+        metrics = Metrics("engine", make_metric_memory())
+        device = settings.first_device(torch.cuda.is_available())
         self._worker = Worker(
-            list(catalogue.folders.values()),
-            torch.device(settings.first_device(torch.cuda.is_available())),
-            settings.threads or _own_cores(),
-            {},
+            WorkerSpec(device, settings.threads or _own_cores(), {}, catalogue, settings),
             Aboard(self._aboard),
-            Records(cache),
-            Packages(cache),
-            settings.optimize == "auto",
-            settings.watchdog_seconds,
-            Metrics("engine", folder),
-            ready=lambda found: loop.call_soon_threadsafe(states.set_result, found),
-            deliver=lambda answers: loop.call_soon_threadsafe(_deliver, answers),
+            metrics,
+            ready=lambda found: loop.call_soon_threadsafe(_settle, states, found),
+            deliver=lambda answers: loop.call_soon_threadsafe(deliver, answers),
         )
         self._worker.start()
         self._states = {state.name: state for state in await states}
@@ -131,13 +131,13 @@ class Engine:
             return None, news
         frame = msgspec.structs.replace(frame, id=next(self._ids), deadline=time.monotonic() + seconds)
         request = Request(frame.id, frame.model, frame.count, frame.deadline, alone=frame.alone)
-        answer: asyncio.Future[Result | Failure] = asyncio.get_running_loop().create_future()
-        request.payload = Job(frame, answer)  # who asked: only `_deliver` looks at it
-        self._worker.submit(request)
+        asker = Asking()
+        request.payload = Job(frame, asker)
+        self._worker.inbox.submit(request)
         try:
-            return await answer, news
+            return await asker.answered, news
         except asyncio.CancelledError:
-            self._worker.cancel(frame.id)  # its client has left: what is not taken yet never will be
+            self._worker.inbox.cancel(frame.id)  # its client has left: what is not taken yet never will be
             raise
 
     async def check_health(self) -> None:
@@ -152,7 +152,7 @@ class Engine:
             raise RuntimeError("the worker is dead")
         if why := overdue(self._aboard, time.monotonic(), silence_seconds=float("inf")):
             log.error("engine ended by the watchdog", why=why)
-            os._exit(1)
+            end_process(1)
 
 
 def _own_cores() -> int:
@@ -160,27 +160,20 @@ def _own_cores() -> int:
     return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
 
 
-def _own_folder() -> Path:
-    """A folder for metrics and for who is aboard. Ray kills processes, so each sweeps what others have left."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        if not psutil.pid_exists(int(left.name.removeprefix(_FOLDER).partition("-")[0])):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+def _settle(states: asyncio.Future[list[ModelState]], found: list[ModelState]) -> None:
+    """End the wait for the models once none of them is loading any more."""
+    if not states.done() and Ready("", found).complete:
+        states.set_result(found)
 
 
-def _deliver(answers: list[Answer]) -> None:
-    for request, frame in answers:
-        answer: asyncio.Future[Result | Failure] = request.payload.connection
-        if not answer.done():
-            answer.set_result(frame)
-
-
-class RayClient(EngineClient):
+class RayClient(Client):
     """The front end's client, whose engines are Ray's replicas: Ray chooses one, and says when it has died."""
 
-    def __init__(self, engines: DeploymentHandle, settings: Settings, metrics: Metrics) -> None:
-        super().__init__(0, settings.max_queued_examples, metrics)
+    def __init__(self, engines: DeploymentHandle, known: Known, settings: Settings, metrics: Metrics) -> None:
+        self.known = known
+        self.places = Places(settings.max_queued_examples)
         self._handle = engines
+        self._metrics = metrics
 
     async def learn(self) -> None:
         """Ask what is served until an engine tells; until then requests are refused.
@@ -190,17 +183,25 @@ class RayClient(EngineClient):
         while True:
             try:
                 async with asyncio.timeout(ASK_SECONDS):
-                    self.models |= await self._handle.states.remote()
+                    self.known.models |= await self._handle.states.remote()
                 return
             except (TimeoutError, RayActorError):
                 continue
             except DeploymentUnavailableError:
-                self.models |= {name: ModelState(name, "failed", detail=_UNAVAILABLE) for name in self.models}
+                failed = {name: ModelState(name, "failed", detail=_UNAVAILABLE) for name in self.known.models}
+                self.known.models |= failed
                 await asyncio.sleep(ASK_SECONDS)
 
     def is_up(self, model: str) -> bool:
-        """Whether an engine has served it; while none does, requests wait for the next one."""
-        return self.models[model].state == "ready"
+        """Tell whether an engine has served it; while none does, requests wait for the next one."""
+        return self.known.models[model].state == "ready"
+
+    def want(self, model: str) -> None:
+        """Tell nobody: an engine of Ray's answers when every model is ready, or never."""
+
+    def admit(self, model: str, count: int, deadline: float) -> AbstractContextManager[None]:
+        """Hold places; what Ray's engines have to do is not known here."""
+        return self.places.hold(count, Outlook(), deadline)
 
     async def infer(self, state: ModelState, pixels: Pixels, top_k: int, deadline: float) -> tuple[Result, ModelState]:
         frame = Infer(0, state.name, len(pixels), top_k, deadline, False, pixels.tobytes())
@@ -210,7 +211,7 @@ class RayClient(EngineClient):
         except TimeoutError:
             raise DeadlineExceeded("The deadline passed before the model could answer.") from None
         if news:
-            self.models[news.name] = state = news
+            self.known.models[news.name] = state = news
         if answer is None:
             raise InputChangedError
         if isinstance(answer, Failure):
@@ -240,37 +241,24 @@ class RayClient(EngineClient):
 
 
 class NoSupervisor:
-    """Where a front end has its supervisor, of whom it asks nothing but reloads."""
+    """What a front end has here for its way to the supervisor, of which it asks nothing but reloads."""
 
-    def send(self, _: Reload) -> NoReturn:
+    def send(self, _: Reload, /) -> NoReturn:
         raise MethodNotAllowed("Ray replaces engines here: change what is deployed, and run serve deploy.")
 
 
-class RayFrontEnd(FrontEnd):
-    """The front end's application, with Ray's replicas for engines and Ray for a supervisor."""
+def without_id(app: ASGIApp) -> ASGIApp:
+    """Return the application less X-Request-Id: Ray's proxy gives every request one, and every response the same."""
 
-    client: RayClient
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                del MutableHeaders(raw=message["headers"])["X-Request-Id"]
+            await send(message)
 
-    def __init__(self, engines: DeploymentHandle, settings: Settings, catalogue: Catalogue, metrics: Path) -> None:
-        required = dict.fromkeys(catalogue.folders, True)
-        super().__init__(FrontEndSpec(0, 0, catalogue.default_model, required, metrics, settings))
-        loading, self.client = self.client.models, RayClient(engines, settings, self.metrics)
-        self.client.models, self.client.default_model = loading, catalogue.default_model
-        self._control = NoSupervisor()
+        await app(scope, receive, send_without_id)
 
-    def application(self) -> ASGIApp:
-        """The front end's, less X-Request-Id: Ray's proxy gives every request one, and every response the same."""
-        app = self._apps(apart=False)[0]
-
-        async def without_id(scope: Scope, receive: Receive, send: Send) -> None:
-            async def send_without_id(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    del MutableHeaders(raw=message["headers"])["X-Request-Id"]
-                await send(message)
-
-            await app(scope, receive, send_without_id)
-
-        return without_id
+    return answer
 
 
 @serve.deployment
@@ -281,8 +269,13 @@ class Door:
     async def __init__(self, engines: DeploymentHandle, settings: Settings, catalogue: Catalogue) -> None:
         configure_logs(settings)
         torch.set_num_threads(1)
-        self._front_end = RayFrontEnd(engines, settings, catalogue, _own_folder())
-        self._learning = asyncio.get_running_loop().create_task(self._front_end.client.learn())
+        required = dict.fromkeys(catalogue.folders, True)
+        spec = FrontEndSpec(0, 0, catalogue.default_model, required, make_metric_memory(), settings)
+        metrics = Metrics("frontend-0", spec.metrics)
+        client = RayClient(engines, Known.before_any_engine(spec), settings, metrics)
+        self._front_end = FrontEnd(spec, metrics, client, NoSupervisor())
+        self._learning = asyncio.get_running_loop().create_task(client.learn())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self._front_end.application()
+        (app,) = self._front_end.applications(apart=False)
+        return without_id(app)

@@ -1,1 +1,1 @@
-"""`gradless audit`: what gradient control costs and saves, on anybody's model or inference function."""
+"""`gradless audit`: the costs and savings of gradient control, on any model or inference function."""

@@ -1,4 +1,4 @@
-"""What the audit found of each mode, and the sentence that says it. Knows no torch."""
+"""The figures of each mode, and a sentence that sums them up. Imports no torch."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ModeFigures(msgspec.Struct, kw_only=True):
         saved_tensors, saved_bytes: what that forward saved for a backward pass; a tensor saved twice counts twice.
         held_bytes: memory that is kept alive for it: each storage once, weights and the batch itself left out.
         peak_bytes: the most memory that tensors took at once during a forward, the weights not among them.
-        rss_bytes: by how much the process grew in it, as the kernel counts: with what operators take for themselves,
-            such as oneDNN's copies in a layout of its own. None on a GPU.
+        rss_bytes: growth of the process during a forward, as the kernel counts it. It includes what operators allocate
+            for themselves, such as oneDNN's copies in a layout of its own. None on a GPU.
         latency_ms: median of several forwards. `latency_ratio` is to `eval+inference_mode`, which took turns with them.
         max_difference: from each example's answer alone under eval() and inference_mode, as a share of the largest.
         batchnorm_changed: whether a forward moved BatchNorm's statistics; None for a model that has none.
@@ -40,7 +40,7 @@ class ModeFigures(msgspec.Struct, kw_only=True):
         backward: whether backward() worked; `backward_error` says why not.
         gradients: the parameters that it gave a gradient, by name; `parameters` counts all there are.
         layout: the memory format that it ran in.
-        error: why there are no figures; empty where there are.
+        error: why there are no figures; empty if there are.
         words: the row in a sentence.
     """
 
@@ -66,7 +66,7 @@ class ModeFigures(msgspec.Struct, kw_only=True):
 
 
 class Audit(msgspec.Struct, kw_only=True):
-    """The same batch through the same model in each mode."""
+    """Figures of one batch through one model in each mode."""
 
     model: str
     device: str
@@ -76,7 +76,7 @@ class Audit(msgspec.Struct, kw_only=True):
 
 
 def in_words(figures: ModeFigures) -> str:
-    """What was measured, in a sentence or two; nothing in it is known beforehand."""
+    """Sum up the figures in a sentence or two; nothing in it is known beforehand."""
     if figures.error:
         return f"Did not run: {figures.error}"
     return " ".join([_graph_in_words(figures), *_answers_in_words(figures), _backward_in_words(figures)])
@@ -116,7 +116,7 @@ def parts(names: list[str]) -> str:
 
 
 def megabytes(size: int | None) -> str:
-    """Bytes in words, in powers of ten as disks and networks count."""
+    """Say a number of bytes in powers of ten, as disks and networks count."""
     if size is None:
         return "-"
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):

@@ -16,13 +16,13 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from service.audit.child import in_child
-from service.audit.command import run_audit
+from service.audit.audits import run_audit
+from service.audit.drawing import BLUE, ORANGE, bars, new_figure, save
 from service.audit.figures import Audit, megabytes, number, yes
-from service.audit.pictures import BLUE, ORANGE, bars, new_figure, save
-from service.audit.sensors import GraphWatch, MemoryTally, known_tensors
+from service.audit.forward_costs import GraphWatch, MemoryTally, known_tensors
+from service.audit.fresh_process import in_child
+from service.host.vision import torchvision
 from service.settings import read_settings
-from service.vision import torchvision
 
 AUDITED = ("efficientnet_lite0", "torchvision:resnet18", "torchvision:vgg16")
 DEPTHS = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
         "batch": in_child(answer_all, "batch"),
         "vgg16": in_child(answer_all, "vgg16"),
     }
-    (folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n")
+    (folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     draw(folder)
 
 
@@ -54,7 +54,7 @@ def answer_all(connection: Any, what: str) -> None:
 
 
 def by_depth() -> list[dict[str, Any]]:
-    """What one forward of eight pictures in eval() keeps, by depth of the network."""
+    """Measure what one forward of eight pictures in eval() keeps, by depth of the network."""
     return [{"model": name} | kept(torchvision.models.get_model(name).eval(), pictures(8)) for name in DEPTHS]
 
 
@@ -119,7 +119,7 @@ def pictures(count: int) -> Tensor:
 
 def draw(folder: Path) -> None:
     """The pictures, from the numbers that are kept beside them."""
-    numbers = json.loads((folder / NUMBERS).read_text())
+    numbers = json.loads((folder / NUMBERS).read_bytes())
     draw_saved(numbers, folder / "saved-bytes.png")
     draw_latency(msgspec.convert(numbers["modes"], list[Audit]), folder / "latency.png")
     draw_vgg16(numbers["vgg16"], folder / "vgg16.png")
@@ -175,7 +175,7 @@ def draw_vgg16(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def slowdown(audits: list[Audit]) -> str:
-    """By how much a graph slows a forward down, as the page has it."""
+    """Say how much a graph slows a forward down, in the words of the page."""
     ratios = [figures.latency_ratio for audit in audits for figures in audit.modes if figures.mode == "eval+grad"]
     slower = [ratio - 1 for ratio in ratios if ratio]
     return f"{min(slower):.0%} to {max(slower):.0%} longer"

@@ -56,7 +56,7 @@ PLAIN_MODES = {
 
 
 def classifier_of(folder: ModelFolder, module: nn.Module) -> str:
-    """The submodule that transfer learning trains: the card's `classifier`, else the last child with parameters.
+    """Return the submodule that transfer learning trains: the card's `classifier`, else the last child with parameters.
 
     Raises:
         ConfigurationError: the card names one that is not there, or no child has parameters.

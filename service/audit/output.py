@@ -1,4 +1,4 @@
-"""What `gradless audit` prints: tables for a person, JSON for a program."""
+"""Output of `gradless audit`: tables for a person, JSON for a program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def print_json(audit: Audit | ScriptAudit) -> None:
 
 
 def print_table(audit: Audit) -> None:
-    """Two tables: what a mode costs, and what it does; then a sentence for each."""
+    """Print two tables, the costs and the effects of each mode; then a sentence for each."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(_costs(audit))
     console.print(_effects(audit))
@@ -55,7 +55,7 @@ def _effects(audit: Audit) -> Table:
 
 
 def print_pitfalls(audit: ScriptAudit) -> None:
-    """A paragraph a pitfall: the line, what was seen, what it costs, what to write instead."""
+    """Print a paragraph a pitfall: the line, what was seen, its cost, and the fix."""
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for found in audit.pitfalls:
         place = f"{_shortest(found.file)}:{found.line}"
@@ -67,6 +67,6 @@ def print_pitfalls(audit: ScriptAudit) -> None:
 
 
 def _shortest(file: str) -> str:
-    """A path as people type it: from the working directory where it is inside."""
+    """Return a path as people type it: relative to the working directory if it is inside."""
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

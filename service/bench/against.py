@@ -1,4 +1,4 @@
-"""`gradless bench --against REV`: the server of this tree and that of another commit, in turns, in one run."""
+"""`gradless bench --against REV`: compare the server of this tree with that of another commit, in turns, in one run."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from rich.table import Table
 
 import service
 from service.bench.bare import CANARY_SECONDS, ask, bare_loop
-from service.bench.choice import bench_models, crop_of, folder_of_one
-from service.bench.job import Order, job_order
+from service.bench.choice import bench_models, folder_of_one, side_of
 from service.bench.machine import commit
-from service.bench.measure import Run, measure
+from service.bench.measurement import Measurement, measure
 from service.bench.results import MOST_MOVED, moved
-from service.bench.servers import Server, gradless
+from service.bench.servers import MeasuredServer, gradless
 from service.bench.turns import settled
+from service.bench.workload import WorkloadSpec, workload_spec
 from service.errors import ConfigurationError
 from service.settings import Settings
+from service.tasks.inputs.spec import InputSpec
 
 CLIENTS = (1, 8, 32)
 
 
 @dataclass
 class Pair:
-    """One model under so many clients: medians over the rounds of this tree, of the other one, and of their ratio."""
+    """One model under a number of clients: medians over the rounds for this tree, the other one, and their ratio."""
 
     model: str
     clients: int
@@ -48,10 +49,10 @@ class Pair:
 
 
 def against(settings: Settings, models: list[str], rev: str, seconds: float, rounds: int, as_json: bool) -> int:
-    """Compare, and print; 1 when a request failed or the machine moved too much to conclude anything.
+    """Compare, and print; return 1 if a request failed, or if the machine moved too much to conclude anything.
 
     Raises:
-        ConfigurationError: no such model or commit, or this is no git checkout.
+        ConfigurationError: no such model or commit, or this is not a git checkout.
     """
     folders = bench_models(settings, models)
     pairs: list[Pair] = []
@@ -69,11 +70,11 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
                     server.suspend()
                     servers.append(server)
                 shown = answers[0]
-                orders = [job_order(settings, one, answer) for answer in answers]
-                forwards[name] = [_forward(order) for order in orders]
-                order = msgspec.structs.replace(orders[0], package="")
-                bare, sizes = running.enter_context(bare_loop(order))
-                runs: dict[int, list[tuple[Run, Run]]] = {clients: [] for clients in CLIENTS}
+                specs = [workload_spec(settings, one, answer) for answer in answers]
+                forwards[name] = [_forward(spec) for spec in specs]
+                spec = msgspec.structs.replace(specs[0], package="")
+                bare, sizes = running.enter_context(bare_loop(spec))
+                runs: dict[int, list[tuple[Measurement, Measurement]]] = {clients: [] for clients in CLIENTS}
                 canaries[name] = []
                 for turn in range(rounds):
                     told = []
@@ -81,7 +82,7 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
                         progress.update(task, description=f"{name}, round {turn + 1}: {clients} clients")
                         both = [_measured(server, shown, clients, seconds) for server in servers]
                         done.append((both[0], both[1]))
-                        told.append(ask(bare, order.forwards[-1], sizes[-1], CANARY_SECONDS)[0])
+                        told.append(ask(bare, spec.forwards[-1], sizes[-1], CANARY_SECONDS)[0])
                         progress.advance(task)
                     canaries[name].append(told)
                 pairs += [_pair(name, clients, done) for clients, done in runs.items()]
@@ -106,30 +107,31 @@ def _worktree(rev: str) -> Iterator[Path]:
 
 
 def _git(here: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True)  # noqa: S607
+    return subprocess.run(["git", "-C", str(here), *words], capture_output=True, encoding="utf-8", errors="replace")  # noqa: S607
 
 
 @contextlib.contextmanager
-def _server(settings: Settings, models: Path, name: str, tree: Path | None) -> Iterator[Server]:
-    """A server of this tree or another; each with a cache of its own, since two commits may bear one version."""
+def _server(settings: Settings, models: Path, name: str, tree: Path | None) -> Iterator[MeasuredServer]:
+    """Start a server of this tree or another, each with its own cache, since two commits may have one version."""
     with tempfile.TemporaryDirectory(prefix="gradless-bench-") as cache:
         flags = ["--models", models, "--device", settings.device, "--threads", settings.threads, "--cache", cache]
-        with gradless(flags, name, crop_of(models, name), tree) as server:
+        with gradless(flags, name, side_of(models, name), tree) as server:
             yield server
 
 
-def _forward(order: Order) -> str:
-    """What a server answers with: the kind of its package, or eager."""
-    what = f"{Path(order.package).suffix} package" if order.package else order.forwards[-1]
-    return f"{what}, {order.threads} threads"
+def _forward(spec: WorkloadSpec) -> str:
+    """Say what a server answers with: the kind of its package, or eager, and its threads."""
+    what = f"{Path(spec.package).suffix} package" if spec.package else spec.forwards[-1]
+    return f"{what}, {spec.threads} threads"
 
 
-def _measured(server: Server, shown: dict, clients: int, seconds: float) -> Run:  # type: ignore[type-arg]
+def _measured(server: MeasuredServer, shown: dict, clients: int, seconds: float) -> Measurement:  # type: ignore[type-arg]
     with server.awake():
-        return measure(server, server.traffic(shown["input"]["crop"], seconds, clients=clients), shown["name"])
+        traffic = server.traffic(InputSpec(**shown["input"]).side, seconds, clients=clients)
+        return measure(server, traffic, shown["name"])
 
 
-def _pair(model: str, clients: int, done: list[tuple[Run, Run]]) -> Pair:
+def _pair(model: str, clients: int, done: list[tuple[Measurement, Measurement]]) -> Pair:
     return Pair(
         model=model,
         clients=clients,

@@ -1,4 +1,4 @@
-"""Which models are measured, and each in a folder of its own, so that a server has that one alone."""
+"""The models to measure, each in a folder of its own, so that a server has that one alone."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.host.text import read_text
 from service.loader.card import CARD_FILE, read_card
 from service.loader.repository import choose_default, find_models, pick
-from service.loader.weights import resolved_input
+from service.loader.resolved import resolved_input
 from service.settings import Settings
 
 OWN = Path(__file__).parent / "models"
 
 
 def bench_models(settings: Settings, names: list[str]) -> dict[str, Path]:
-    """The folders of these models, the settings' and the bench's own; without names the default one and those.
+    """Return the folders of these models, of the settings or the bench's own; without names, the default and those.
 
     Raises:
         ConfigurationError: there is no such model.
@@ -28,7 +29,7 @@ def bench_models(settings: Settings, names: list[str]) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def folder_of_one(name: str, folder: Path, dtype: str = "") -> Iterator[Path]:
-    """A models folder with that model alone, of a card that says no `dtype` in that one."""
+    """Make a models folder with that model alone, in `dtype` if one is given."""
     with tempfile.TemporaryDirectory(prefix="gradless-bench-") as models:
         there = Path(models, name)
         if not dtype:
@@ -38,15 +39,17 @@ def folder_of_one(name: str, folder: Path, dtype: str = "") -> Iterator[Path]:
             for file in folder.resolve().iterdir():
                 if file.name != CARD_FILE:
                     (there / file.name).symlink_to(file)
-            (there / CARD_FILE).write_text(f'dtype = "{dtype}"\n{(folder / CARD_FILE).read_text()}')
+            (there / CARD_FILE).write_text(
+                f'dtype = "{dtype}"\n{read_text(folder / CARD_FILE, "file")}', encoding="utf-8"
+            )
         yield Path(models)
 
 
 def can_be_told_bfloat16(folder: Path) -> bool:
-    """Whether a model computes in float32, and its card leaves room to say otherwise."""
+    """Return whether the card leaves the dtype open, so that the model computes in float32."""
     return "dtype" not in read_card(folder).model_fields_set
 
 
-def crop_of(models: Path, name: str) -> int:
-    """What a model sees of a picture, in pixels a side."""
-    return resolved_input(find_models(models)[name]).crop
+def side_of(models: Path, name: str) -> int:
+    """Return the longer side, in pixels, of the picture that a model sees."""
+    return resolved_input(find_models(models)[name]).side

@@ -1,4 +1,4 @@
-"""What any server has to do before its first answer, timed: the start of ours is measured against it."""
+"""The least that any server does before its first answer, timed: starts are compared with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import service
-from service.bench.job import Order
+from service.bench.workload import WorkloadSpec
 
 _FLOOR = """\
 import sys
@@ -20,15 +20,14 @@ from service.loader.repository import find_models
 models, name = sys.argv[1:]
 folder = find_models(Path(models))[name]
 loaded = load(folder)
-crop = loaded.input.crop
 with torch.inference_mode():
-    loaded.module(torch.zeros(1, 3, crop, crop, dtype=getattr(torch, folder.card.dtype)))
+    loaded.module(torch.zeros(1, *loaded.input.shape, dtype=getattr(torch, folder.card.dtype)))
 """
 
 
-def floor_seconds(order: Order) -> float:
-    """What any server has to do before its first answer: import torch and torchvision, load, one forward."""
+def floor_seconds(spec: WorkloadSpec) -> float:
+    """Time the least that any server does before its first answer: import torch and torchvision, load, one forward."""
     began = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(Path(service.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", _FLOOR, order.models, order.name], check=True, env=environment, timeout=300)
+    subprocess.run([sys.executable, "-c", _FLOOR, spec.models, spec.name], check=True, env=environment, timeout=300)
     return time.perf_counter() - began

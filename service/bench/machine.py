@@ -1,4 +1,4 @@
-"""What a result was measured on and when: without it, a figure says nothing."""
+"""The machine, the date and the commit of a result: without them, a figure says nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import service
-from service.cores import usable_cores
+from service.host.cores import usable_cores
 from service.loader.artefact import cpu_features
 
-#: Of so many channels, 3 x 3; run so often, of which the fastest counts.
+#: Channels of a 3 x 3 convolution, and its number of runs, of which the fastest counts.
 _CHANNELS, _CONVOLUTIONS = 256, 20
 
 
 def machine() -> dict[str, str]:
-    """Processor, memory and what computes on it, in words."""
+    """Describe processor, memory and software in words."""
     memory = psutil.virtual_memory().total / 2**30
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     model = next((line.partition(":")[2].strip() for line in cpu_features().split("model name")[1:]), "")
@@ -38,14 +38,14 @@ def machine() -> dict[str, str]:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware does, natively."""
+    """Return whether the hardware computes in bfloat16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def peak_flops(device: torch.device, threads: int) -> float:
-    """The most floating-point operations a second that float32 gets here, in so many threads: of a large convolution.
+    """Return the most floating-point operations a second that a large float32 convolution gets here.
 
     It is what the best kernels reach, not what the data sheet says. A multiplication and an addition are two.
     """
@@ -69,15 +69,15 @@ def _seconds(convolution: nn.Module, images: Tensor) -> float:
 
 
 def now() -> str:
-    """The minute, UTC."""
+    """Return the current minute, UTC."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def commit() -> str:
-    """What is measured: the commit of the tree, with a + when it has changes; the version outside git."""
+    """Return the commit of the tree, with a + if it has changes; outside git, the version."""
     here = Path(service.__file__).parents[1]
     try:
         asked = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--exclude=*"]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(asked, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return service.__version__

@@ -1,11 +1,11 @@
-"""The picture of a run: throughput, latency under load, where the time goes, and the bare loop by batch size."""
+"""The plot of a run: throughput, latency under load, where the time goes, and the bare loop by batch size."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from service.audit.pictures import new_figure, save
+from service.audit.drawing import new_figure, save
 from service.bench.results import Model, Results
 
 COLOURS = {"gradless": "#1f5fa8", "bfloat16": "#7b4fa3", "litserve": "#c8591b", "mosec": "#3a8f5c", "naive": "#8a8a8a"}
@@ -21,7 +21,7 @@ STAGE_COLOURS = ("#7aa6d6", "#c9c9c9", "#1f5fa8", "#e0a37c")
 
 
 def draw(results: Results, file: Path) -> None:
-    """A row of panels a model. Every scale begins at nothing, but that of the open loop's times, which is a log.
+    """Draw a row of panels for each model. Every scale begins at 0, except the logarithmic one of the open loop.
 
     Raises:
         ConfigurationError: matplotlib is missing, or the file cannot be written.
@@ -51,7 +51,7 @@ def _throughput(axes: Any, model: Model) -> None:
 
 
 def _legend_above(axes: Any, room: float) -> None:
-    """The scale from nothing to so many times the highest, so that the legend lies on no line."""
+    """Scale the axis from 0 to `room` times its highest value, so that the legend covers no line."""
     axes.set_ylim(0, room * axes.get_ylim()[1])
     axes.legend(frameon=False, fontsize=7, loc="upper left")
 
@@ -89,7 +89,7 @@ def _batch_sizes(axes: Any, model: Model) -> None:
 
 
 def _latencies(axes: Any, model: Model) -> None:
-    """Of every server under as many clients: the median, and what one in a hundred waits at least."""
+    """Draw p50 and p99 of every server under the same number of clients."""
     axes.set_title("32 clients: ms, p50 and p99", fontsize=10, loc="left")
     for position, (name, loads) in enumerate(model.servers.items()):
         latency = next((load.latency_ms for load in loads if load.clients == 32), {})

@@ -1,18 +1,18 @@
-"""What a bench run says, as it is printed in JSON: medians over the rounds, and whether they may be believed."""
+"""Results of a bench run, as printed in JSON: medians over the rounds, and whether they are conclusive."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
 
-from service.bench.measure import Run, percentiles
+from service.bench.measurement import Measurement, percentiles
 
 #: The bare loop runs between all others. When it moved by more, the machine was busy with something else.
 MOST_MOVED = 0.15
 
 
 def moved(canary: list[list[float]]) -> float:
-    """How far the bare loop moved from round to round, as a share: of each round the median counts."""
+    """Return how far the bare loop's median moved from round to round, as a share."""
     rates = [statistics.median(rates) for rates in canary]
     return (max(rates) - min(rates)) / statistics.median(rates) if rates else 0.0
 
@@ -23,9 +23,9 @@ OURS = ("gradless", "bfloat16")
 
 @dataclass
 class Load:
-    """One server under so many closed-loop clients: medians over the rounds; percentiles over all of their answers.
+    """One server under a number of closed-loop clients: medians over the rounds; percentiles over all of their answers.
 
-    `kinds` has how many answers there were of each status, and of each error of a connection. CPU time is by process.
+    `kinds` counts the answers of each status, and each error of a connection. CPU time is by process.
     """
 
     clients: int
@@ -38,7 +38,7 @@ class Load:
     generator_cores: float
 
     @classmethod
-    def of(cls, clients: int, runs: list[Run]) -> Load:
+    def of(cls, clients: int, runs: list[Measurement]) -> Load:
         return cls(
             clients=clients,
             rate=statistics.median(run.tally.rate for run in runs),
@@ -76,11 +76,11 @@ class Alone:
     peak_flops: float
 
     def rate(self, candidate: str) -> float:
-        """Examples/s at the best batch size."""
+        """Return examples/s at the best batch size."""
         return max(size / seconds for size, seconds in self.seconds[candidate].items())
 
     def share(self, candidate: str) -> float:
-        """Of the peak."""
+        """Return the share of the peak that a candidate reaches."""
         return self.rate(candidate) * self.flops / self.peak_flops
 
 
@@ -141,16 +141,16 @@ class Model:
 
     @property
     def forwards(self) -> list[str]:
-        """Of the bare loop: what people write first, what the server runs last."""
+        """Return the forwards of the bare loop: the one that people write comes first, the server's last."""
         return list(dict.fromkeys(bare.forward for bare in self.bare))
 
     def bare_of(self, forward: str) -> list[Bare]:
-        """By batch size, rising."""
+        """Return the bare loop's results with a forward, by rising batch size."""
         return [bare for bare in self.bare if bare.forward == forward]
 
     @property
     def served_bare(self) -> list[Bare]:
-        """The bare loop with the forward that the server runs."""
+        """Return the bare loop's results with the forward that the server runs."""
         return self.bare_of(self.forwards[-1])
 
     def best_bare(self, forward: str) -> Bare:
@@ -163,7 +163,7 @@ class Model:
         return max(self.servers[server], key=lambda load: load.rate)
 
     def ratios(self) -> dict[str, float]:
-        """What is claimed, each from this run alone."""
+        """Return every ratio that is claimed, each from this run alone."""
         ours = self.best("gradless")
         told = {}
         if self.bare:
@@ -192,7 +192,7 @@ class Model:
         return told
 
     def _one_ms(self, server: str) -> float:
-        """The median of one client."""
+        """Return the median of one client."""
         return self.load(server, 1).latency_ms["p50"]
 
 
@@ -208,7 +208,7 @@ class Results:
 
     @property
     def failures(self) -> int:
-        """Requests to the server under measurement that were not answered with 200, open loops past capacity aside."""
+        """Count requests to our servers that were not answered with 200, open loops past capacity aside."""
         loads = [load for model in self.models for name in OURS for load in model.servers.get(name, [])]
         return sum(count for load in loads for kind, count in load.kinds.items() if kind != "200")
 
@@ -218,7 +218,7 @@ def _added(kinds: list[dict[str, int]]) -> dict[str, int]:
 
 
 def _medians(each: list[dict[str, float]]) -> dict[str, float]:
-    """Of what is told by name; who is not told of has spent nothing."""
+    """Return the median of each name; a name that is missing counts as 0."""
     names = sorted({name for told in each for name in told})
     return {name: statistics.median(told.get(name, 0.0) for told in each) for name in names}
 

@@ -21,8 +21,8 @@ from typing import TypeVar
 import psutil
 
 from service.bench import venvs
-from service.bench.job import Order
-from service.bench.load import Traffic, http_requests
+from service.bench.load_generator import Traffic, http_requests
+from service.bench.workload import WorkloadSpec
 from service.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -32,14 +32,14 @@ PEERS = ("naive", "litserve", "mosec")
 
 
 @dataclass
-class Server:
+class MeasuredServer:
     """One server and how to ask it.
 
     Attributes:
         name: `gradless`, or a peer.
-        path: where it takes pictures.
-        encoding: how; see `load.Traffic`.
-        group: its process group; None for a server that somebody else started.
+        path: the route that takes pictures.
+        encoding: of its requests; see `load_generator.Traffic`.
+        group: its process group; None for a server that was running already.
         started_in: seconds from the command to the first answer.
     """
 
@@ -55,8 +55,8 @@ class Server:
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
-    def traffic(self, crop: int, seconds: float, **more: float) -> Traffic:
-        return Traffic(self.host, self.port, self.path, crop, seconds, encoding=self.encoding, **more)  # type: ignore[arg-type]
+    def traffic(self, side: int, seconds: float, **more: float) -> Traffic:
+        return Traffic(self.host, self.port, self.path, side, seconds, encoding=self.encoding, **more)  # type: ignore[arg-type]
 
     def tree(self) -> list[psutil.Process]:
         """Its living processes."""
@@ -119,12 +119,12 @@ def _title(process: psutil.Process) -> str:
 
 def _anonymous_pss(process: psutil.Process) -> int:
     with contextlib.suppress(OSError):  # it ended in between
-        found = re.search(r"^Pss_Anon: +(\d+) kB", Path(f"/proc/{process.pid}/smaps_rollup").read_text(), re.M)
+        found = re.search(r"^Pss_Anon: +(\d+) kB", Path(f"/proc/{process.pid}/smaps_rollup").read_text("ascii"), re.M)
         return 1024 * int(found[1]) if found else 0
     return 0
 
 
-def somebody_elses(url: str, model: str) -> Server:
+def running_server(url: str, model: str) -> MeasuredServer:
     """A server that runs already.
 
     Raises:
@@ -133,28 +133,28 @@ def somebody_elses(url: str, model: str) -> Server:
     found = re.fullmatch(r"http://([^/:]+)(?::(\d+))?/?", url)
     if not found:
         raise ConfigurationError.at("--url", url, "is not such an address", "http://HOST:PORT")
-    return Server("gradless", found[1], int(found[2] or 80), f"/models/{model}/predict")
+    return MeasuredServer("gradless", found[1], int(found[2] or 80), f"/models/{model}/predict")
 
 
 @contextlib.contextmanager
-def gradless(flags: Sequence[object], model: str, crop: int, tree: Path | None = None) -> Iterator[Server]:
-    """The shipped server, or that of another tree, and one of its models; `crop` is what that sees, in pixels."""
+def gradless(flags: Sequence[object], model: str, side: int, tree: Path | None = None) -> Iterator[MeasuredServer]:
+    """The shipped server, or that of another tree, and one of its models; `side` is what that sees, in pixels."""
     command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--drain-delay-seconds", "0"]
     command += [*map(str, flags), "--port"]
     environment = {"PYTHONPATH": str(tree)} if tree else {}
-    with _running("gradless", command, f"/models/{model}/predict", "raw", crop, environment, tree) as server:
+    with _running("gradless", command, f"/models/{model}/predict", "raw", side, environment, tree) as server:
         yield server
 
 
 @contextlib.contextmanager
-def peer(name: str, order: Order, crop: int) -> Iterator[Server]:
+def peer(name: str, spec: WorkloadSpec, side: int) -> Iterator[MeasuredServer]:
     """A peer doing the same job, in a virtual environment of its own.
 
     Raises:
         ConfigurationError: it cannot be installed.
     """
     folder = Path(__file__).parent / "peers"
-    environment = order.environment()
+    environment = spec.environment()
     if name == "naive":
         command, path, encoding = [sys.executable, str(folder / "naive.py")], "/predict", "raw"
     elif name == "litserve":
@@ -164,7 +164,7 @@ def peer(name: str, order: Order, crop: int) -> Iterator[Server]:
         command += ["--timeout", "60000", "--port"]
         path, encoding = "/inference", "raw"
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    with _running(name, command, path, encoding, crop, environment) as server:
+    with _running(name, command, path, encoding, side, environment) as server:
         yield server
 
 
@@ -174,10 +174,10 @@ def _running(
     command: Sequence[str],
     path: str,
     encoding: str,
-    crop: int,
+    side: int,
     environment: dict[str, str],
     folder: Path | None = None,
-) -> Iterator[Server]:
+) -> Iterator[MeasuredServer]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     temporary = tempfile.mkdtemp(prefix="gradless-bench-")
@@ -192,9 +192,9 @@ def _running(
             cwd=folder,
             start_new_session=True,
         )
-    server = Server(name, "127.0.0.1", port, path, encoding, process.pid)
+    server = MeasuredServer(name, "127.0.0.1", port, path, encoding, process.pid)
     try:
-        _wait_for_answer(server, crop, process, log)
+        _wait_for_answer(server, side, process, log)
         server.started_in = time.perf_counter() - began
         yield server
     finally:
@@ -202,9 +202,9 @@ def _running(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _wait_for_answer(server: Server, crop: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for_answer(server: MeasuredServer, side: int, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until the first picture is answered."""
-    request = http_requests(server.traffic(crop, 0))[0]
+    request = http_requests(server.traffic(side, 0))[0]
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((server.host, server.port), timeout=60) as asking:
@@ -212,11 +212,11 @@ def _wait_for_answer(server: Server, crop: int, process: subprocess.Popen[bytes]
             if asking.recv(15).endswith(b" 200 OK"):
                 return
         time.sleep(0.01)
-    words = log.read_text(errors="replace").splitlines()[-12:]
+    words = log.read_text("utf-8", "replace").splitlines()[-12:]
     raise ConfigurationError([f"bench: {server.name} did not start:", *words])
 
 
-def _end(server: Server, process: subprocess.Popen[bytes]) -> None:
+def _end(server: MeasuredServer, process: subprocess.Popen[bytes]) -> None:
     """SIGTERM, and SIGKILL for whatever is left after a while."""
     server._signal(signal.SIGCONT)
     process.terminate()

@@ -1,4 +1,4 @@
-"""`gradless bench --tune`: in which memory format, with how many threads and in what batches a model is fastest."""
+"""`gradless bench --tune`: find the memory format, the threads and the batch size that make a model fastest."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from service.allocator import keep_freed_memory
 from service.bench.machine import computes_bfloat16
-from service.bench.pictures import bench_pictures
-from service.cores import usable_cores
 from service.engine.batcher import ladder
-from service.engine.model import FORMATS, ServedModel, tuning_key
+from service.engine.cache_keys import tuning_key
+from service.engine.forwards import MEMORY_FORMATS
+from service.engine.measure import Stopwatch
+from service.engine.model import ServedModel
 from service.errors import ConfigurationError
+from service.host.allocator import keep_freed_memory
+from service.host.cores import usable_cores
 from service.loader.artefact import Records
 from service.loader.load import load
-from service.loader.report import Timing, Tuned, Tuning
 from service.loader.repository import ModelFolder, choose_default, find_models, pick
+from service.loader.tuning import Timing, Tuned, Tuning
 from service.settings import Settings
-from service.tasks.classification import ImageDecoder
+from service.tasks.inputs.picture import ImageDecoder
+from service.tasks.photographs import bench_pictures
 
 #: The largest batch tried; a card's own cap is never exceeded.
 MOST = {"cpu": 64, "cuda": 256}
-#: A smaller batch is as good as the best when it gives so much of its pictures/s: latency then decides.
+#: A smaller batch is as good as the best if it reaches this share of its pictures/s: latency then decides.
 GOOD_ENOUGH = 0.97
-#: Each candidate runs so long, and at least so often.
+#: Time for each candidate, and its least number of forwards.
 SECONDS, FORWARDS = 0.3, 3
 
 
@@ -63,7 +66,7 @@ def _tune(settings: Settings, folder: ModelFolder, device: torch.device, target_
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     tuned = Tuned(tuning, timings, target_ms, made)
     try:
-        file = Records(settings.cache.expanduser()).write_tuned(key, tuned)
+        file = Records(settings.cache).write_tuned(key, tuned)
     except OSError as error:
         words, fix = error.strerror or str(error), "name a folder that can be written"
         raise ConfigurationError.at("--cache", str(settings.cache), words, fix) from error
@@ -78,12 +81,13 @@ def _tune(settings: Settings, folder: ModelFolder, device: torch.device, target_
 def _timings(model: ServedModel, threads: int, device: torch.device) -> Iterator[Timing]:
     counts = sorted({1, threads}) if device.type == "cpu" else [threads]
     sizes = ladder(model.cap)
+    stopwatch = Stopwatch(model)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(model.loaded.name, total=len(FORMATS) * len(counts) * len(sizes))
-        for name in FORMATS:
+        task = progress.add_task(model.loaded.name, total=len(MEMORY_FORMATS) * len(counts) * len(sizes))
+        for name in MEMORY_FORMATS:
             for count in counts:
                 for size in sizes:
-                    yield Timing(name, count, size, model.time(Tuning(name, count), size, SECONDS, FORWARDS))
+                    yield Timing(name, count, size, stopwatch.time(Tuning(name, count), size, SECONDS, FORWARDS))
                     progress.advance(task)
 
 
@@ -128,7 +132,7 @@ def bfloat16(model: ServedModel, tuning: Tuning, device: torch.device, max_pixel
     if not computes_bfloat16(device):
         return ""
     decoder = ImageDecoder(model.loaded.input, max_pixels)
-    pixels = torch.stack([decoder.decode(picture) for picture in bench_pictures(model.loaded.input.crop)])[: tuning.cap]
+    pixels = torch.stack([decoder.decode(picture) for picture in bench_pictures(model.loaded.input.side)])[: tuning.cap]
     model.apply(tuning)
     with torch.inference_mode():
         images = model.normalised(pixels)

@@ -1,4 +1,4 @@
-"""One model measured: everybody who does the job takes turns, so that noise hits all alike."""
+"""Measurement of one model: all servers take turns, so that noise hits all alike."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ import msgspec
 import torch
 
 from service.bench.bare import CANARY_SECONDS, ask, bare_loop
-from service.bench.choice import can_be_told_bfloat16, crop_of, folder_of_one
+from service.bench.choice import can_be_told_bfloat16, folder_of_one, side_of
 from service.bench.floor import floor_seconds
-from service.bench.job import Order, flops, job_order
 from service.bench.machine import computes_bfloat16, peak_flops
-from service.bench.measure import Run, generate, measure, percentiles
+from service.bench.measurement import Measurement, generate, measure, percentiles
 from service.bench.results import Alone, Bare, Load, Model, OpenLoop, Step
-from service.bench.servers import Server, fetch, gradless, peer, somebody_elses
+from service.bench.servers import MeasuredServer, fetch, gradless, peer, running_server
+from service.bench.workload import WorkloadSpec, flops, workload_spec
 from service.errors import ConfigurationError
 from service.settings import Settings
 
 CLIENTS = (1, 8, 32, 64)
 PEERS_CLIENTS = (1, 32)
-#: Of the capacity, which is the rate of many closed-loop clients.
+#: Shares of the capacity, which is the rate of many closed-loop clients.
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.2)
-#: The queue grows when answers take so many times as long, at their median, as at the lightest load.
+#: The queue grows if the median answer takes this many times as long as at the lightest load.
 KNEE = 3.0
-#: What a body of the trivial model weighs, and how many measurements long its tail is watched.
+#: Bytes of a body for the trivial model, and the length of its long run, in measurements.
 TRIVIAL_BYTES, TAIL = 50_000, 15
 STARTS = 3
 #: The bare loop's part of a measurement, at each batch size.
 BARE_SHARE = 0.2
 #: One client's turns with the bare loop, in each round.
 TURNS_OF_ONE = 4
-#: A server that compiles behind its serving is waited for so long.
+#: Longest wait for a server that compiles behind serving.
 COMPILE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and for how long each time."""
+    """The servers to measure, and the length of each measurement."""
 
     settings: Settings
     seconds: float
@@ -64,25 +64,25 @@ class Bench:
         self._body_bytes = TRIVIAL_BYTES if self._trivial else 0
 
     def run(self, first: bool) -> Model:
-        """Everything about the model; start, memory and open loop of the first one only."""
+        """Measure everything about the model; start, memory and open loop of the first one only."""
         settings = self._plan.settings
         with contextlib.ExitStack() as running:
             models = running.enter_context(folder_of_one(self._name, self._folder))
-            self._crop = crop_of(models, self._name)
+            self._side = side_of(models, self._name)
             self._flags = ["--device", settings.device, "--threads", settings.threads]
-            self._flags += ["--cache", settings.cache.expanduser(), "--optimize", settings.optimize, "--models"]
+            self._flags += ["--cache", settings.cache, "--optimize", settings.optimize, "--models"]
             self._say("starting")
             ours = self._start_ours(running, models)
             self._say("compiling")
             shown = settled(ours, self._name)
             self._model = Model(self._name, shown["memory_format"], shown["threads"], self._body_bytes)
-            order = job_order(settings, models, shown)
+            spec = workload_spec(settings, models, shown)
             ours.suspend()
-            self._model.alone = alone(order, shown)
-            others = self._start_in_bfloat16(running, order)
-            bare, sizes = running.enter_context(bare_loop(order))
-            peers = [self._start_peer(running, name, order) for name in self._plan.peers]
-            self._rounds(ours, others + peers, bare, sizes, order.forwards)
+            self._model.alone = alone(spec, shown)
+            others = self._start_in_bfloat16(running, spec)
+            bare, sizes = running.enter_context(bare_loop(spec))
+            peers = [self._start_peer(running, name, spec) for name in self._plan.peers]
+            self._rounds(ours, others + peers, bare, sizes, spec.forwards)
             if self._trivial:
                 self._say("the tail of 32 clients")
                 self._model.tail = Load.of(32, [self._closed(ours, 32, TAIL * self._plan.seconds)])
@@ -90,24 +90,24 @@ class Bench:
                 self._weigh([ours, *peers])
                 self._open_loop(ours)
                 if not self._plan.url:
-                    self._starts(order)
+                    self._starts(spec)
         return self._model
 
-    def _start_ours(self, running: contextlib.ExitStack, models: Path) -> Server:
+    def _start_ours(self, running: contextlib.ExitStack, models: Path) -> MeasuredServer:
         if self._plan.url:
-            return somebody_elses(self._plan.url, self._name)
-        return running.enter_context(gradless([*self._flags, models], self._name, self._crop))
+            return running_server(self._plan.url, self._name)
+        return running.enter_context(gradless([*self._flags, models], self._name, self._side))
 
-    def _start_in_bfloat16(self, running: contextlib.ExitStack, order: Order) -> list[Server]:
-        """The same model in that, where it is worth it."""
-        device = torch.device(order.device)
+    def _start_in_bfloat16(self, running: contextlib.ExitStack, spec: WorkloadSpec) -> list[MeasuredServer]:
+        """Start a server of the model in bfloat16, if the hardware computes in it."""
+        device = torch.device(spec.device)
         wanted = not (self._plan.url or self._trivial) and computes_bfloat16(device)
         if not wanted or not can_be_told_bfloat16(self._folder):
             return []
         self._say("compiling in bfloat16")
         models = running.enter_context(folder_of_one(self._name, self._folder, "bfloat16"))
         try:
-            server = running.enter_context(gradless([*self._flags, models], self._name, self._crop))
+            server = running.enter_context(gradless([*self._flags, models], self._name, self._side))
         except ConfigurationError:  # it does not compute in it, or fails the proof there
             return []
         server.name = "bfloat16"
@@ -115,16 +115,18 @@ class Bench:
         server.suspend()
         return [server]
 
-    def _start_peer(self, running: contextlib.ExitStack, name: str, order: Order) -> Server:
+    def _start_peer(self, running: contextlib.ExitStack, name: str, spec: WorkloadSpec) -> MeasuredServer:
         self._say(f"starting {name}")
-        server = running.enter_context(peer(name, order, self._crop))
+        server = running.enter_context(peer(name, spec, self._side))
         server.suspend()
         return server
 
-    def _rounds(self, ours: Server, peers: list[Server], bare: Any, sizes: list[int], forwards: list[str]) -> None:
+    def _rounds(
+        self, ours: MeasuredServer, peers: list[MeasuredServer], bare: Any, sizes: list[int], forwards: list[str]
+    ) -> None:
         clients = (1, 32) if self._trivial else CLIENTS
         asked = [(ours, n) for n in clients] + [(p, n) for p in peers for n in PEERS_CLIENTS if n in clients]
-        runs: dict[tuple[str, int], list[Run]] = {}
+        runs: dict[tuple[str, int], list[Measurement]] = {}
         rates: dict[tuple[str, int], list[tuple[float, float]]] = {(f, size): [] for f in forwards for size in sizes}
         for turn in range(self._plan.rounds):
             canaries = []
@@ -146,9 +148,8 @@ class Bench:
         for (name, n), done in runs.items():
             self._model.servers.setdefault(name, []).append(Load.of(n, done))
 
-    def _one_client(self, ours: Server, bare: Any, forward: str) -> list[Run]:
-        """One client and the bare loop at batch 1, in turns: of two medians the machine moves either by as much as they
-        differ."""
+    def _one_client(self, ours: MeasuredServer, bare: Any, forward: str) -> list[Measurement]:
+        """Measure one client and the bare loop at batch 1 in turns, so that the machine moves both alike."""
         seconds = self._plan.seconds * BARE_SHARE
         runs, alone_ms = [], [ask(bare, forward, 1, seconds)[1]]
         for _ in range(TURNS_OF_ONE):
@@ -157,26 +158,26 @@ class Bench:
             self._model.over_bare_ms.append(runs[-1].latency_ms["p50"] - statistics.mean(alone_ms[-2:]))
         return runs
 
-    def _closed(self, server: Server, clients: int, seconds: float) -> Run:
-        traffic = server.traffic(self._crop, seconds, clients=clients, body_bytes=self._body_bytes)
+    def _closed(self, server: MeasuredServer, clients: int, seconds: float) -> Measurement:
+        traffic = server.traffic(self._side, seconds, clients=clients, body_bytes=self._body_bytes)
         with server.awake():
             return measure(server, traffic, self._name)
 
-    def _weigh(self, servers: list[Server]) -> None:
+    def _weigh(self, servers: list[MeasuredServer]) -> None:
         for server in servers:
             if server.group is not None:
                 self._model.pss_bytes[server.name] = server.pss()
 
-    def _open_loop(self, ours: Server) -> None:
-        """The capacity anew, since the machine may have moved, then steps up to past it."""
+    def _open_loop(self, ours: MeasuredServer) -> None:
+        """Measure the capacity again, since the machine may have moved, then steps up to past it."""
         seconds = max(6.0, 2 * self._plan.seconds)
         with ours.awake():
             self._say("capacity")
-            capacity = generate(ours.traffic(self._crop, seconds, clients=32)).rate
+            capacity = generate(ours.traffic(self._side, seconds, clients=32)).rate
             steps = []
             for share in SHARES:
                 self._say(f"open loop at {share:.0%} of {capacity:.0f}/s")
-                tally = generate(ours.traffic(self._crop, seconds, rate=share * capacity))
+                tally = generate(ours.traffic(self._side, seconds, rate=share * capacity))
                 steps.append(
                     Step(
                         offered=share * capacity,
@@ -190,28 +191,28 @@ class Bench:
                 )
         self._model.open_loop = OpenLoop(capacity, steps, knee(steps))
 
-    def _starts(self, order: Order) -> None:
-        """From the command to the first answer, in turns with what nobody can do without; the version is proven."""
+    def _starts(self, spec: WorkloadSpec) -> None:
+        """Time the start up to the first answer, in turns with the floor; the version is proven already."""
         told: dict[str, list[float]] = {"gradless": [], "floor": []}
         for turn in range(STARTS):
             self._say(f"start {turn + 1} of {STARTS}")
-            told["floor"].append(floor_seconds(order))
-            with gradless([*self._flags, order.models], self._name, self._crop) as server:
+            told["floor"].append(floor_seconds(spec))
+            with gradless([*self._flags, spec.models], self._name, self._side) as server:
                 told["gradless"].append(server.started_in)
         self._model.started_in = {name: statistics.median(seconds) for name, seconds in told.items()}
 
 
-def alone(order: Order, shown: dict[str, Any]) -> Alone | None:
-    """The forwards that a server's verdict compared, beside what the machine could do; None without a verdict."""
+def alone(spec: WorkloadSpec, shown: dict[str, Any]) -> Alone | None:
+    """Return the forwards that a server's verdict compared, with the machine's peak; None without a verdict."""
     candidates = (shown.get("optimization") or {}).get("candidates")
     if not candidates:
         return None
     seconds = {one["name"]: {int(size): spent for size, spent in one["seconds"].items()} for one in candidates}
-    return Alone(seconds, flops(order), peak_flops(torch.device(order.device), order.threads))
+    return Alone(seconds, flops(spec), peak_flops(torch.device(spec.device), spec.threads))
 
 
-def settled(server: Server, model: str) -> dict[str, Any]:
-    """What a server shows of a model, once it is not going to run otherwise by itself."""
+def settled(server: MeasuredServer, model: str) -> dict[str, Any]:
+    """Wait until a server will not change how it runs a model by itself; return what it shows of the model."""
     end = time.monotonic() + COMPILE_SECONDS
     while True:
         shown: dict[str, Any] = msgspec.json.decode(fetch(f"{server.url}/models/{model}"))
@@ -222,7 +223,7 @@ def settled(server: Server, model: str) -> dict[str, Any]:
 
 
 def knee(steps: list[Step]) -> float:
-    """The highest rate offered that is answered, every request of it, without a queue that grows."""
+    """Return the highest rate at which every request is answered and the queue does not grow."""
     lightest = steps[0].latency_ms["p50"]
     good = [s.offered for s in steps if set(s.kinds) <= {"200"} and s.latency_ms["p50"] <= KNEE * lightest]
     return max(good, default=0.0)

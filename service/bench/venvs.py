@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import site
 import subprocess
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
 from service.errors import ConfigurationError
+from service.host.home import cache_home
 
-#: What is measured against; a newer release may differ.
+#: The peers' versions; a newer release may differ.
 REQUIREMENTS = {"litserve": "litserve==0.2.19", "mosec": "mosec==0.9.8"}
-_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "gradless", "peers").expanduser()
 
 
 def python(peer: str) -> str:
@@ -23,21 +21,21 @@ def python(peer: str) -> str:
     Raises:
         ConfigurationError: it cannot be made or the peer cannot be installed.
     """
-    folder = _FOLDER / REQUIREMENTS[peer].replace("==", "-")
+    folder = cache_home().expanduser() / "gradless" / "peers" / REQUIREMENTS[peer].replace("==", "-")
     interpreter, made = folder / "bin" / "python", folder / "made"
     if not made.exists():
         Console(stderr=True).print(f"installing {REQUIREMENTS[peer]} into {folder}")
         _run(peer, [sys.executable, "-m", "venv", "--clear", str(folder)])
         # Its own packages come first, then ours: the same torch, and no second copy of it.
         packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-        (packages / "gradless.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+        (packages / "gradless.pth").write_text("\n".join(site.getsitepackages()) + "\n", encoding="utf-8")
         _run(peer, [str(interpreter), "-m", "pip", "install", "--quiet", REQUIREMENTS[peer]])
         made.touch()
     return str(interpreter)
 
 
 def _run(peer: str, command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         fix = "install it by hand, or leave peers out with --no-peers"
         raise ConfigurationError.at("bench", peer, done.stderr.strip().splitlines()[-1], fix)

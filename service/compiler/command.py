@@ -1,4 +1,4 @@
-"""`gradless compile`: ahead of serving, as for an image that then needs no compiler."""
+"""`gradless compile`: compile ahead of serving, such as for an image that then needs no compiler."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from service.allocator import keep_freed_memory
 from service.compiler.compile import Judged, Place, compile_model
 from service.compiler.photographs import photographs
-from service.cores import usable_cores
+from service.host.allocator import keep_freed_memory
+from service.host.cores import usable_cores
 from service.loader.repository import find_models, pick
 from service.settings import Settings
 
-#: Verdicts that are no failure: the package answers, or there is nothing to win.
+#: Verdicts that count as success: the package answers, or there is nothing to gain.
 _WELL = ("compiled", "slower", "off")
 
 
@@ -33,7 +33,7 @@ def compile_models(names: list[str], settings: Settings, anew: bool, as_json: bo
     folders = find_models(settings.models)
     chosen = pick(folders, names or list(folders), "compile")
     device = torch.device(settings.first_device(torch.cuda.is_available()))
-    place = Place(device, settings.threads or usable_cores(), settings.cache.expanduser())
+    place = Place(device, settings.threads or usable_cores(), settings.cache)
     found = []
     with tempfile.TemporaryDirectory(prefix="gradless-compile-") as work:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = work  # else what the compiler leaves there stays

@@ -1,6 +1,6 @@
-"""Compile a model, hold the package against the eager forward, measure both, and say which one answers.
+"""Compile a model, compare the package with the eager forward, measure both, and decide which one answers.
 
-`gradless compile` does this ahead of serving; a server does it behind, in a child of low priority.
+`gradless compile` does this ahead of serving; a server does it in the background, in a child of low priority.
 """
 
 from __future__ import annotations
@@ -18,26 +18,31 @@ import msgspec
 import torch
 from torch import Tensor
 
-from service.engine.model import FORMATS, ServedModel, tuning_key
+from service.engine.cache_keys import package_key, tuning_key
+from service.engine.forwards import MEMORY_FORMATS
+from service.engine.measure import Stopwatch
+from service.engine.model import ServedModel
 from service.loader.artefact import Records
-from service.loader.compiled import CannotCompileError, Package, Target, export
+from service.loader.compiled import CannotCompileError, Package, Target, bits, export
 from service.loader.compilers import COMPILERS, Compiler
 from service.loader.load import load
 from service.loader.packages import Packages, ruled_out
 from service.loader.probes import probes
 from service.loader.proof import distance, tolerance_of
-from service.loader.report import Candidate, Tuning, Verdict
 from service.loader.repository import ModelFolder
+from service.loader.tuning import Tuning
+from service.loader.verdict import Candidate, Verdict
+from service.tasks.adapters.heads import probabilities_of
 
-#: A package answers only if it takes at most so much of eager's time, over all batch sizes.
+#: A package answers only if it takes at most this share of eager's time, over all batch sizes.
 WORTH_IT = 0.98
-#: Candidates take turns so often, and each time run so many forwards of a size. Beside a busy server each is slow.
+#: Turns that candidates take, and forwards of each size per turn. All are slow beside a busy server.
 TURNS, FORWARDS = 2, 3
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where models are compiled, and for what: the device, the threads a forward may take, and the cache."""
+    """The target of compiling: the device, the threads that a forward may use, and the cache."""
 
     device: torch.device
     threads: int
@@ -61,11 +66,11 @@ def compile_model(
     thorough: bool = False,
     anew: bool = False,
 ) -> Judged:
-    """Build the packages of a model, keep the one that wins, and say so; or why none does.
+    """Build the packages of a model and keep the one that wins; the verdict says which, or why none does.
 
     Args:
         tunings: by version, how its eager forward is known to be fastest.
-        pictures: real inputs of a model, `(N, 3, side, side) uint8`, to hold a package against eager on.
+        pictures: real inputs of a model, `(N, C, H, W) uint8`, to hold a package against eager on.
         thorough: try everything that could win.
         anew: build although there is a verdict.
 
@@ -80,13 +85,13 @@ def compile_model(
     model = ServedModel(loaded, folder.card, place.device, tuned)
     if why := packages.writable():
         return Judged(folder.name, loaded.version, Verdict("unsafe-cache", why))
-    key = model.artefact_key(place.threads)
+    key = package_key(model, place.threads)
     with packages.building(), tempfile.TemporaryDirectory(prefix="gradless-compile-") as work:
         able, missing = _able(model.target(), thorough)
         if (known := packages.read(key)) and not anew and {each.name for each in able} <= {*known.compilers}:
             return Judged(folder.name, loaded.version, known)
         began = time.perf_counter()
-        model.tune(tunings.get(loaded.version) or records.read_tuning(key), place.threads)
+        Stopwatch(model).tune(tunings.get(loaded.version) or records.read_tuning(key), place.threads)
         try:
             if not able:
                 raise CannotCompileError("no-compiler", "; ".join(missing))
@@ -100,13 +105,13 @@ def compile_model(
             build_seconds=time.perf_counter() - began,
             made=made,
         )
-        if verdict.state != "no-compiler":  # it may be installed tomorrow
+        if verdict.state != "no-compiler":  # it may be installed later
             verdict = packages.write(key, verdict, winner)
     return Judged(folder.name, loaded.version, verdict)
 
 
 def _able(target: Target, thorough: bool) -> tuple[list[Compiler], list[str]]:
-    """The compilers that can be used here, and why others cannot."""
+    """Return the compilers that can be used here, and why others cannot."""
     able, missing = [], []
     for compiler in COMPILERS:
         if compiler.thorough and not thorough:
@@ -129,7 +134,7 @@ class Built:
 
 
 def _build(model: ServedModel, able: list[Compiler], work: Path) -> tuple[list[Built], list[str]]:
-    """A package by each compiler that does not refuse, and why others do.
+    """Build a package with each compiler that does not refuse; return them, and why others refuse.
 
     Raises:
         CannotCompileError: all refuse.
@@ -145,7 +150,7 @@ def _build(model: ServedModel, able: list[Compiler], work: Path) -> tuple[list[B
             built.append(Built(compiler.name, file, compiler.load(file, target)))
         except CannotCompileError as error:
             refused.append(error)
-        except Exception as error:  # a library that is not whole, or another release of it
+        except Exception as error:  # an incomplete library, or another release of it
             refused.append(CannotCompileError.because("failed", compiler.name, error))
     if not built:
         raise CannotCompileError(refused[0].state, "; ".join(map(str, refused)))
@@ -155,16 +160,16 @@ def _build(model: ServedModel, able: list[Compiler], work: Path) -> tuple[list[B
 def _judge(
     model: ServedModel, able: list[Compiler], missing: list[str], real: Tensor, work: Path
 ) -> tuple[Verdict, Path | None]:
-    """Whether a package answers, and the file of the one that does; `missing` is why some were not asked.
+    """Return the verdict, and the file of the package that answers if one does; `missing` says why some were not tried.
 
     Raises:
-        CannotCompileError: there is none, or they give other answers.
+        CannotCompileError: there is no package, or its answers differ.
     """
     built, refused = _build(model, able, work)
-    made_up = probes(model.cap, model.loaded.input.crop)
+    made_up = probes(model.cap, model.loaded.input.shape)
     eager = model.tuning
-    others = [name for name in FORMATS if name != eager.memory_format]
-    timings = {f"eager, {name}": model.times(Tuning(name, eager.threads)) for name in others}
+    others = [name for name in MEMORY_FORMATS if name != eager.memory_format]
+    timings = {f"eager, {name}": Stopwatch(model).times(Tuning(name, eager.threads)) for name in others}
     model.apply(eager)
     with torch.inference_mode():
         agreements: dict[str, Agreement] = {}
@@ -181,7 +186,7 @@ def _judge(
         timings |= race(model, {f"eager, {eager.memory_format}": None} | {one.name: one.package for one in right})
         best = min(right, key=lambda one: score(timings[one.name]))
         with model.on_trial(best.package):
-            probe = model.probe()
+            probe = bits(model.probe())
     share = score(timings[best.name]) / score(timings[f"eager, {eager.memory_format}"])
     found = agreements[best.name]
     told = f"{best.name} takes {share:.2f} of the time of the eager forward, over all batch sizes"
@@ -220,7 +225,7 @@ def _differs(name: str, found: Agreement, model: ServedModel) -> str:
 
 
 def agreement(model: ServedModel, package: Package, inputs: Tensor) -> Agreement:
-    """Run every input through both, in batches of each size; in inference mode."""
+    """Compare both on every input, in batches of each size; in inference mode."""
     difference = probability_difference = 0.0
     by_size = []
     for size in model.sizes:
@@ -232,7 +237,8 @@ def agreement(model: ServedModel, package: Package, inputs: Tensor) -> Agreement
         if not math.isfinite(scale):
             raise CannotCompileError("differs", "the eager outputs are not all finite, so nothing can be held to them")
         difference = max(difference, distance([eager], [compiled]) / scale)
-        probability_difference = max(probability_difference, distance([eager.softmax(1)], [compiled.softmax(1)]))
+        both = [[probabilities_of(rows, model.activation)] for rows in (eager, compiled)]
+        probability_difference = max(probability_difference, distance(*both))
         by_size.append(compiled)
     fewest = min(map(len, by_size))
     equal = all(torch.equal(rows[:fewest], by_size[0][:fewest]) for rows in by_size)
@@ -240,17 +246,17 @@ def agreement(model: ServedModel, package: Package, inputs: Tensor) -> Agreement
 
 
 def race(model: ServedModel, packages: Mapping[str, Package | None]) -> dict[str, dict[int, float]]:
-    """By name and batch size the seconds of the best forward of several turns; None is eager. In inference mode."""
+    """Return the seconds of the fastest forward by candidate (None is eager) and batch size, in inference mode."""
     best: dict[str, dict[int, float]] = {name: {} for name in packages}
     for _ in range(TURNS):
         for name, package in packages.items():
             with model.on_trial(package) if package else contextlib.nullcontext():
                 for size in model.sizes:
-                    seconds = model.best_of(size, FORWARDS)
+                    seconds = Stopwatch(model).best_of(size, FORWARDS)
                     best[name][size] = min(seconds, best[name].get(size, seconds))
     return best
 
 
 def score(seconds: Mapping[int, float]) -> float:
-    """The geometric mean over batch sizes: no size counts for more because it takes longer."""
+    """Return the geometric mean over batch sizes: no size counts for more because it takes longer."""
     return math.exp(sum(map(math.log, seconds.values())) / len(seconds))

@@ -11,14 +11,15 @@ import os
 import threading
 from collections.abc import Sequence
 
-from service.engine.wire import Frame, pieces
+from service.wire.framing import pieces
+from service.wire.messages import Frame
 
 #: Between two looks at whether a socket that was full has taken all.
 CATCH_UP_SECONDS = 0.01
 
 
 class Answers:
-    """Of one connection. All that is sent on it goes through here: frames of two threads must not mingle."""
+    """Writes to one connection. All frames on it go through here, so that those of two threads never mingle."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -39,7 +40,7 @@ class Answers:
                 self._loop.call_soon_threadsafe(self._write_in_loop, data)
 
     def _write(self, data: bytes) -> int:
-        """How many bytes the socket has taken, or dropped since nobody is there any more."""
+        """Return how many bytes the socket has taken, or dropped because its other end is gone."""
         if self._socket is None:
             return len(data)
         try:

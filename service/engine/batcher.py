@@ -62,7 +62,7 @@ class Part:
 
 
 def split(parts: Sequence[Part], sizes: Sequence[int]) -> list[list[Part]]:
-    """The same examples in the same order, in batches of these sizes."""
+    """Cut parts into batches of these sizes, with every example in its order."""
     batches: list[list[Part]] = []
     rest = list(parts)
     for size in sizes:
@@ -80,7 +80,7 @@ def split(parts: Sequence[Part], sizes: Sequence[int]) -> list[list[Part]]:
 
 @dataclass(slots=True)
 class Batch:
-    """What runs next, in order of arrival."""
+    """Parts that run together, in order of arrival."""
 
     model: str
     parts: list[Part] = field(default_factory=list)
@@ -98,11 +98,20 @@ class Batcher:
     """
 
     def __init__(self, caps: Mapping[str, int]) -> None:
-        self._caps = dict(caps)
-        self._ladders = {model: ladder(cap) for model, cap in caps.items()}
-        self._queues: dict[str, deque[Request]] = {model: deque() for model in caps}
-        self._turns = deque(caps)
+        self._caps: dict[str, int] = {}
+        self._ladders: dict[str, list[int]] = {}
+        self._queues: dict[str, deque[Request]] = {}
+        self._turns: deque[str] = deque()
         self._by_id: dict[int, Request] = {}
+        for model, cap in caps.items():
+            self.open(model, cap)
+
+    def open(self, model: str, cap: int) -> None:
+        """Queue requests for one more model, in batches up to its cap."""
+        self._caps[model] = cap
+        self._ladders[model] = ladder(cap)
+        self._queues[model] = deque()
+        self._turns.append(model)
 
     def add(self, request: Request, now: float) -> None:
         """Queue a request.
@@ -128,11 +137,11 @@ class Batcher:
             request.gone = True
 
     def next_size(self, model: str) -> int:
-        """How many examples the model's next batch would have; 0 when nothing waits."""
+        """Return the size of the model's next batch, in examples; 0 when nothing waits."""
         return self._largest_rung(model) if self._queues[model] else 0
 
     def next_in_company(self, model: str) -> int:
-        """How many examples the next batch would have, if it were this model's and need not be alone; else 0."""
+        """Return the size of the next batch if it is this model's and need not be alone; else 0."""
         next_model = next((name for name in self._turns if self._queues[name]), None)
         return 0 if next_model != model or self._queues[model][0].alone else self._largest_rung(model)
 
@@ -185,7 +194,7 @@ class Batcher:
         return batch
 
     def _largest_rung(self, model: str) -> int:
-        """The largest size of the ladder that those who may ride together fill."""
+        """Return the largest size of the ladder that the requests which may ride together fill."""
         cap = self._caps[model]
         waiting = 0
         for request in self._companions(self._queues[model]):

@@ -16,7 +16,7 @@ BATCHES_TO_RECOVER = 200
 
 
 class Caps:
-    """What each model's batches may be now. The batcher forms them; this is why.
+    """Sets the largest batch of each model, which the batcher then forms.
 
     Args:
         sizes: each model's ladder.
@@ -24,12 +24,17 @@ class Caps:
     """
 
     def __init__(self, sizes: Mapping[str, Sequence[int]], batcher: Batcher, metrics: Metrics) -> None:
-        self._sizes = dict(sizes)
+        self._sizes: dict[str, Sequence[int]] = {}
         self._batcher = batcher
         self._gauge = metrics.batch_cap
         self._well: dict[str, int] = {}
         for model, steps in sizes.items():
-            self._gauge.labels(model).set(steps[-1])
+            self.learn(model, steps)
+
+    def learn(self, model: str, sizes: Sequence[int]) -> None:
+        """Look after one more model."""
+        self._sizes[model] = sizes
+        self._gauge.labels(model).set(sizes[-1])
 
     def too_large(self, model: str, size: int) -> None:
         """A batch of `size` found too little memory: the next smaller size is the cap."""

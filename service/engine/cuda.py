@@ -12,35 +12,68 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-#: Batches under way: the pixels of one are copied while another one's are computed on.
-AT_A_TIME = 2
-#: Of as many examples each, where graphs are replayed: a forward that waits for the GPU would hold up the answers of
-#: the batch before it. A GPU computes few hardly faster than many, but waiting for company leaves it idle.
+from service.engine.forwards import DeviceForward, Running
+from service.engine.staging import SLOTS
+
+#: Smallest batch that overlaps another one where graphs are replayed: a forward that waits for the GPU would hold up
+#: the answers of the batch before it. A GPU computes a small batch hardly faster than a large one, but waiting for
+#: company leaves it idle.
 OVERLAPS_FROM = 1
+
+
+class CannotRecordError(Exception):
+    """A GPU has to be given the kernels of a forward one by one; the message says why."""
+
+
+@dataclass(slots=True)
+class Launched:
+    """A batch whose kernels are queued.
+
+    Attributes:
+        outputs: what the module gives, once the kernels are done.
+        done: is recorded after the last kernel.
+        arrived, free: the memory that the pixels are in, and where it goes when the kernels are done.
+    """
+
+    outputs: Any
+    done: torch.cuda.Event
+    arrived: Tensor
+    free: list[Tensor]
+
+    def wait(self) -> Any:
+        try:
+            self.done.synchronize()
+        finally:
+            self.free.append(self.arrived)
+        return self.outputs
 
 
 class CudaForward:
     """One forward on one GPU. Graphs are replayed in order on one stream, so that they share one another's memory.
 
     Args:
-        forward: from `(N, 3, side, side) uint8` on the device to what the module gives.
-        cap: the largest N.
+        forward: computes what is on the GPU. It is left to itself with a batch larger than the cap.
+        cap: the largest batch, in examples.
+        shape: channels, height and width of one example.
 
     Attributes:
         recorded: the batch sizes that are replayed.
     """
 
-    def __init__(self, forward: Callable[[Tensor], Any], cap: int, side: int, device: torch.device) -> None:
+    def __init__(self, forward: DeviceForward, cap: int, shape: tuple[int, int, int], device: torch.device) -> None:
+        self.threads = forward.threads
         self._forward = forward
+        self._cap = cap
         self._copying, self._computing = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
         with torch.inference_mode(False):  # so that they can be written to in any mode
-            pixels = torch.zeros((1 + AT_A_TIME, cap, 3, side, side), dtype=torch.uint8, device=device)
+            pixels = torch.zeros((1 + SLOTS, cap, *shape), dtype=torch.uint8, device=device)
         self._seen, *self._free = pixels  # what graphs read, and where batches arrive
         self._pool: Any = None
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
@@ -50,12 +83,14 @@ class CudaForward:
     def recorded(self) -> list[int]:
         return sorted(self._graphs)
 
-    def begin(self, pixels: Tensor) -> Callable[[], Any]:
-        """Copy a batch and queue its kernels; what is given back waits for them and gives the outputs.
+    @property
+    def overlaps_from(self) -> int:
+        return OVERLAPS_FROM if self._graphs else 0
 
-        Args:
-            pixels: `(N, 3, side, side) uint8` on the CPU, not to be changed until then.
-        """
+    def begin(self, pixels: Tensor) -> Running:
+        """Copy a batch and queue its kernels."""
+        if len(pixels) > self._cap:
+            return self._forward.begin(pixels)
         arrived = self._free.pop()
         try:
             with torch.cuda.stream(self._copying):
@@ -68,19 +103,11 @@ class CudaForward:
         except BaseException:
             self._free.append(arrived)
             raise
-
-        def end() -> Any:
-            try:
-                done.synchronize()
-            finally:
-                self._free.append(arrived)
-            return outputs
-
-        return end
+        return Launched(outputs, done, arrived, self._free)
 
     def _launch(self, pixels: Tensor) -> Any:
         if len(pixels) not in self._graphs:
-            return self._forward(pixels)
+            return self._forward.compute(pixels)
         graph, outputs = self._graphs[len(pixels)]
         self._seen[: len(pixels)].copy_(pixels)
         graph.replay()
@@ -98,13 +125,13 @@ class CudaForward:
     def _record(self, pixels: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         self._computing.synchronize()
         with torch.cuda.stream(self._computing), _waiting_is_an_error():
-            self._forward(pixels)  # what is made on first use is made outside the graph
+            self._forward.compute(pixels)  # what is made on first use is made outside the graph
         graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.stream(torch.cuda.current_stream()),  # which a recording that fails would leave another one
             torch.cuda.graph(graph, pool=self._pool, stream=self._computing),
         ):
-            outputs = self._forward(pixels)
+            outputs = self._forward.compute(pixels)
         if not isinstance(outputs, Tensor):
             raise TypeError(f"the model returned {type(outputs).__name__}")
         self._pool = graph.pool()

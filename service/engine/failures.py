@@ -1,4 +1,4 @@
-"""What an exception from a forward means: too little memory, a lost device, or the input's or the model's own fault."""
+"""Causes of an exception from a forward: too little memory, a lost device, or the input's or the model's own fault."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NO_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a smaller batch may well succeed."""
+    """Tell whether a smaller batch may well succeed."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether the process's CUDA context is beyond repair: any CUDA error but too little memory is final for it."""
+    """Tell whether the CUDA context is beyond repair: any CUDA error but too little memory is final for the process."""
     if is_out_of_memory(error):
         return False
     accelerator = getattr(torch, "AcceleratorError", ())  # since torch 2.8; before, a RuntimeError says it in words

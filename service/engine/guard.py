@@ -1,22 +1,14 @@
-"""Whether a model that serves is still the one that was proven: a look after each batch, a hash when there is time."""
+"""Guards, which tell whether a model that serves is still the one that was proven."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterable
-from itertools import cycle
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor, nn
 
 from service.loader.freeze import sealing, tensors
-from service.specs import ExitCode
-
-#: The share of time that hashing takes of an idle worker, and of one that works.
-IDLE_SHARE, BUSY_SHARE = 0.1, 0.01
-IDLE_AFTER_SECONDS = 1.0
-#: Between two passes over all weights.
-REST_SECONDS = 10.0
+from service.wire.specs import ExitCode
 
 
 class CaughtError(Exception):
@@ -61,7 +53,7 @@ class Guard:
 
 
 class WeightsGuard(Guard):
-    """Of a module.
+    """Guards a module: looks at version counters after each batch, and hashes the weights.
 
     Args:
         seal: SHA-256 over the weights, as they were loaded.
@@ -92,7 +84,7 @@ class WeightsGuard(Guard):
 
 
 class PackageGuard(Guard):
-    """Of a compiled package, whose weights are constants in native code: it answers a fixed input again and again.
+    """Guards a compiled package, whose weights are constants in native code: has it answer a fixed input again.
 
     Args:
         probe: gives the bits of that answer.
@@ -108,50 +100,3 @@ class PackageGuard(Guard):
         if self._probe() != self._expected:
             words = "the package answers a fixed input with other bits than when it was proven"
             raise CaughtError(self._model, ExitCode.SEAL_BROKEN, words)
-
-
-class SealWatch:
-    """Verifies all models again and again, a step at a time, paced so that hardly anybody waits for it.
-
-    A worker counts as idle when it has had no work for a while: one client's next request comes within milliseconds.
-    """
-
-    def __init__(self, guards: Iterable[Guard]) -> None:
-        self._guards = list(guards)
-        self._steps = self._forever()
-        self._ended = time.monotonic()
-        self._took = 0.0
-        self._worked = 0.0
-
-    def worked(self) -> None:
-        """A batch has just been run."""
-        self._worked = time.monotonic()
-
-    def due_in(self) -> float | None:
-        """Seconds until the next step may run; None where there is nothing to hash."""
-        if not self._guards:
-            return None
-        now = time.monotonic()
-        busy = self._ended + self._took * (1 / BUSY_SHARE - 1) - now
-        idle = max(self._worked + IDLE_AFTER_SECONDS, self._ended + self._took * (1 / IDLE_SHARE - 1)) - now
-        return max(0.0, min(busy, idle))
-
-    def step(self) -> None:
-        """Verify one piece.
-
-        Raises:
-            CaughtError: it was the last of a model whose seal is broken.
-        """
-        began = time.monotonic()
-        rest = next(self._steps)
-        self._ended = time.monotonic()
-        self._took = self._ended - began
-        self._ended += rest
-
-    def _forever(self) -> Generator[float, None, None]:
-        """A step at a time; yields the seconds to rest after it."""
-        for guard in cycle(self._guards):
-            for _ in guard.verify_once():
-                yield 0.0
-            if guard is self._guards[-1]:
-                yield REST_SECONDS

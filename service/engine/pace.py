@@ -1,4 +1,4 @@
-"""How long batches take, learned from those that ran. A pure object: no clock and no torch."""
+"""Durations of batches, learned from those that ran. A pure object: no clock and no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Pace:
         self._longest[model] = max(self._longest.get(model, 0.0), seconds)
 
     def example_seconds(self, model: str) -> float:
-        """What one more example costs when many wait: its share of the largest batch known; 0 while nothing is."""
+        """Return what one more example costs when many wait: its share of the largest batch known; 0 before any is."""
         sizes = self._average.get(model)
         if not sizes:
             return 0.0
@@ -33,7 +33,7 @@ class Pace:
         return sizes[largest] / largest
 
     def backlog_seconds(self, model: str, waiting: Mapping[str, int], caps: Mapping[str, int]) -> float:
-        """How long what waits for a model will take, with the turns that other models have meanwhile.
+        """Return how long what waits for a model will take, with the turns that other models have meanwhile.
 
         Args:
             waiting, caps: by model, the examples that wait and the most of them in a batch.
@@ -45,7 +45,7 @@ class Pace:
     def shortest(self, model: str, size: int) -> float:
         """The least that a batch of this size, or else a smaller one, ever took; 0 while none ran.
 
-        Who has not even that much time left cannot be served. It is the least and not the average, since who is dropped
+        A request with less time left cannot be served. It is the least and not the average, since a dropped request
         teaches nothing: an average that was once too high would never fall again.
         """
         known = [step for step in self._shortest.get(model, {}) if step <= size]

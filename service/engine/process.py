@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import socket
 import time
 
 import structlog
 import torch
 
-from service.allocator import keep_freed_memory
-from service.child import Control, begin_child, prefer_to_be_killed, run_loop, use_temporary
-from service.engine.aboard import Aboard
+from service.engine.address import Address
 from service.engine.answers import Answers
 from service.engine.batcher import Request
 from service.engine.device_memory import SECONDS as DEVICE_MEMORY_SECONDS
 from service.engine.device_memory import sample_device_memory
-from service.engine.runner import Answer, Job
-from service.engine.wire import AnyFrame, Cancel, Drain, Failure, Frame, FrameProtocol, Infer, ModelState, Ready, Result
+from service.engine.job import Job, deliver
 from service.engine.worker import Worker
 from service.errors import NotReady, Unprocessable
-from service.loader.artefact import Records
-from service.loader.packages import Packages
+from service.host.allocator import keep_freed_memory
 from service.metrics import Metrics
-from service.specs import EngineSpec
+from service.tasks.inputs.spec import InputSpec
+from service.wire.aboard import Aboard
+from service.wire.child import ControlConnection, begin_child, prefer_to_be_killed, run_loop, use_temporary
+from service.wire.framing import FrameProtocol
+from service.wire.messages import AnyFrame, Cancel, Drain, Failure, Infer, ModelState, Ready, Result, Wanted
+from service.wire.specs import EngineSpec
 
 log = structlog.get_logger()
 
@@ -37,13 +39,13 @@ def main(control: socket.socket, spec: EngineSpec) -> None:
     use_temporary(spec.temporary)
     prefer_to_be_killed(500)  # its requests are replayed; a front end's connections would break
     keep_freed_memory()
-    run_loop(Engine(spec).serve(control))
+    run_loop(lambda: EngineProcess(spec).serve(control))
 
 
 class FrontEndConnection(FrameProtocol):
     """One front end. Its requests are known by their ids, which no two front ends share."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineProcess) -> None:
         super().__init__()
         self._engine = engine
         self.waiting: set[int] = set()
@@ -57,18 +59,26 @@ class FrontEndConnection(FrameProtocol):
         self._answers.close()
         self._engine.lost(self)
 
-    def answer(self, *frames: Frame) -> None:
-        """Send, from any thread."""
-        self._answers.send(frames)
+    def answer(self, *frames: Result | Failure) -> None:
+        """Send answers, from any thread, but for those to requests that have had one already."""
+        first = []
+        for frame in frames:
+            if frame.id in self.waiting:
+                self.waiting.discard(frame.id)
+                first.append(frame)
+        if first:
+            self._answers.send(first)
 
     def frame_received(self, frame: AnyFrame) -> None:
         if isinstance(frame, Infer):
             self._engine.accept(frame, self)
         elif isinstance(frame, Cancel):
-            self._engine.worker.cancel(frame.id)
+            self._engine.worker.inbox.cancel(frame.id)
+        elif isinstance(frame, Wanted):
+            self._engine.worker.inbox.want(frame.model)
 
 
-class Engine:
+class EngineProcess:
     """The live state of the process: its worker and the front ends connected to it."""
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -82,38 +92,36 @@ class Engine:
 
     async def serve(self, control_socket: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        control = await Control.open(control_socket, self._control_frame)
-        states: asyncio.Future[list[ModelState]] = loop.create_future()
+        self._control = await ControlConnection.open(control_socket, self._control_frame)
         self.worker = Worker(
-            self._spec.folders,
-            torch.device(self._spec.device),
-            self._spec.threads,
-            self._spec.tunings,
+            self._spec,
             self._aboard,
-            Records(self._spec.settings.cache.expanduser()),
-            Packages(self._spec.settings.cache.expanduser()),
-            self._spec.settings.optimize == "auto",
-            self._spec.settings.watchdog_seconds,
             self.metrics,
-            ready=lambda found: loop.call_soon_threadsafe(states.set_result, found),
-            deliver=self._deliver,
+            ready=lambda models: loop.call_soon_threadsafe(self._ready, models),
+            deliver=deliver,
         )
-        self.worker.start()
-        models = await states
-        for model in models:
-            if model.state == "ready":
-                self._example_bytes[model.name] = 3 * model.input["crop"] ** 2
-        self._spec.socket.unlink(missing_ok=True)
-        server = await loop.create_unix_server(lambda: FrontEndConnection(self), str(self._spec.socket))
-        gc.collect()
-        gc.freeze()  # a full collection over torch's objects stalls every thread for 200 ms
+        address = Address(self._spec.socket, self._spec.temporary, lambda: FrontEndConnection(self))
+        await address.open()
         self._pulse()
+        kept = loop.create_task(address.keep())
         if torch.device(self._spec.device).type == "cuda":
             self._sample_device_memory()
-        control.send(Ready(self._spec.device, models))
+        self.worker.start()
         await self._drained.wait()
-        server.close()
+        kept.cancel()
+        address.close()
         log.info("engine ends", device=self._spec.device, generation=self._spec.number)
+
+    def _ready(self, models: list[ModelState]) -> None:
+        """Take requests for the models that are ready, and tell the supervisor, which tells front ends."""
+        for model in models:
+            if model.state == "ready":
+                self._example_bytes[model.name] = math.prod(InputSpec(**model.input).shape)
+        ready = Ready(self._spec.device, models)
+        if ready.complete:
+            gc.collect()
+            gc.freeze()  # a full collection over torch's objects stalls every thread for 200 ms
+        self._control.send(ready)
 
     def _pulse(self) -> None:
         """Say again and again that this loop runs, for the watchdog."""
@@ -126,6 +134,7 @@ class Engine:
 
     def accept(self, frame: Infer, connection: FrontEndConnection) -> None:
         """Queue a request, or say at once why not."""
+        connection.waiting.add(frame.id)
         size = self._example_bytes.get(frame.model)
         if size is None:
             detail = f"{frame.model} is not ready in this engine."
@@ -134,28 +143,16 @@ class Engine:
             detail = f"{len(frame.pixels)} bytes for {frame.count} examples of {size} bytes."
             connection.answer(Failure(frame.id, Unprocessable.name, detail))
         else:
-            connection.waiting.add(frame.id)
             request = Request(frame.id, frame.model, frame.count, frame.deadline, alone=frame.alone)
             request.payload = Job(frame, connection)
-            self.worker.submit(request)
+            self.worker.inbox.submit(request)
 
     def lost(self, connection: FrontEndConnection) -> None:
         """A front end has gone: nobody waits for its requests."""
         self.connections.discard(connection)
         for request_id in list(connection.waiting):  # the worker may take one away
-            self.worker.cancel(request_id)
+            self.worker.inbox.cancel(request_id)
         self._end_if_drained()
-
-    def _deliver(self, answers: list[Answer]) -> None:
-        """Called in the worker's thread."""
-        by_connection: dict[FrontEndConnection, list[Result | Failure]] = {}
-        for request, frame in answers:
-            connection: FrontEndConnection = request.payload.connection
-            if request.id in connection.waiting:
-                connection.waiting.discard(request.id)
-                by_connection.setdefault(connection, []).append(frame)
-        for connection, frames in by_connection.items():
-            connection.answer(*frames)
 
     def _control_frame(self, frame: AnyFrame) -> None:
         if isinstance(frame, Drain):

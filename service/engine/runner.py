@@ -1,56 +1,47 @@
-"""One batch to its answers: collate, forward, best classes; what fails is halved, down to the example that fails."""
+"""The flights of batches: collate, forward, best classes. A batch that fails is halved, down to the failing example."""
 
 from __future__ import annotations
 
-import functools
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
 
-import numpy as np
 import structlog
 import torch
 from prometheus_client import Histogram
 from torch import Tensor
 
-from service.engine.aboard import Aboard
-from service.engine.batcher import Batch, Part, Request, halves, split
+from service.engine.batcher import Batch, Part, halves, split
 from service.engine.caps import Caps
 from service.engine.failures import is_device_lost, is_out_of_memory
+from service.engine.forwards import Running
 from service.engine.guard import CaughtError, Guard
+from service.engine.job import Delivery
 from service.engine.model import ServedModel
 from service.engine.pace import Pace
-from service.engine.wire import Failure, Infer, Result
-from service.errors import ModelFailed, ModelOutputInvalid, Refusal
+from service.engine.replies import Replies
+from service.errors import ModelFailed, Refusal
 from service.metrics import BatchMetrics, Metrics
-from service.specs import ExitCode
-from service.tasks.classification import best_classes
-
-if TYPE_CHECKING:
-    from service.engine.process import FrontEndConnection
+from service.tasks.adapters.heads import best_classes
+from service.wire.aboard import Aboard
+from service.wire.messages import Infer, Result
+from service.wire.specs import ExitCode
 
 log = structlog.get_logger()
 
-Answer = tuple[Request, Result | Failure]
-Rows = np.ndarray[Any, Any]
-
-#: A forward has so many times the longest that was ever seen, if that is more than the setting says.
+#: A forward may take this many times the longest that was ever seen, if that is more than the setting says.
 LIMIT_IN_LONGEST = 20
 
 
 @dataclass(slots=True)
-class Job:
-    """What a request carries through the batcher: its frame, who asked, and its answer as it grows."""
+class NeverBegun:
+    """A forward that failed before it was under way; the failure is told when it is waited for."""
 
-    frame: Infer
-    connection: FrontEndConnection
-    probabilities: list[bytes] = field(default_factory=list)
-    ids: list[bytes] = field(default_factory=list)
-    done: int = 0
-    queue_seconds: float = 0.0
-    forward_seconds: float = 0.0
+    error: BaseException
+
+    def wait(self) -> NoReturn:
+        raise self.error
 
 
 @dataclass(slots=True, eq=False)
@@ -60,21 +51,29 @@ class Flight:
     Attributes:
         slot: of the staging buffer that its examples are in.
         began, collated: when they began to be put there, and when they were there.
-        end: waits for it, and gives the logits.
+        running: gives the logits.
     """
 
     batch: Batch
     slot: int
     began: float
     collated: float
-    end: Callable[[], Tensor]
+    running: Running
+
+
+@dataclass(slots=True, eq=False)
+class _Served:
+    """A model, what watches over it, and what is counted of it."""
+
+    model: ServedModel
+    guard: Guard
+    counted: BatchMetrics
 
 
 class Runner:
     """Runs batches, in the worker thread: up to two at a time, ended in the order in which they began.
 
     Args:
-        models, guards: by name, what is served and what watches over it.
         aboard: where the ids in the current forward are written, and until when it must be over.
         caps: learns from what a batch's size did.
         pace: learns from how long it took.
@@ -84,8 +83,6 @@ class Runner:
 
     def __init__(
         self,
-        models: Mapping[str, ServedModel],
-        guards: Mapping[str, Guard],
         aboard: Aboard,
         caps: Caps,
         pace: Pace,
@@ -93,17 +90,20 @@ class Runner:
         watchdog_seconds: float,
         metrics: Metrics,
     ) -> None:
-        self._models = models
-        self._guards = guards
+        self._served: dict[str, _Served] = {}
         self._aboard = aboard
         self._caps = caps
         self._pace = pace
-        self._cancel = cancel
+        self._replies = Replies(pace, cancel)
         self._watchdog_seconds = watchdog_seconds
-        self._counted = {name: BatchMetrics(metrics, name) for name in models}
+        self._metrics = metrics
         self._flying: list[Flight] = []
         self._observed: list[tuple[Histogram, float]] = []
         self._ended = 0.0
+
+    def open(self, name: str, model: ServedModel, guard: Guard) -> None:
+        """Run batches of one more model."""
+        self._served[name] = _Served(model, guard, BatchMetrics(self._metrics, name))
 
     def begin(self, batch: Batch) -> Flight:
         """Start on a batch; what goes wrong is told when it ends."""
@@ -116,16 +116,16 @@ class Runner:
         return flight
 
     def followed_by(self, flight: Flight) -> int:
-        """Of how many examples another batch of the model must be to begin before this one ends; 0: none does."""
-        fewest = self._models[flight.batch.model].overlaps_from
+        """Smallest batch of the model that may begin before this one ends; 0 if none may."""
+        fewest = self._served[flight.batch.model].model.forward.overlaps_from
         alone = any(part.request.alone for part in flight.batch.parts)
         return 0 if alone or flight.batch.size < fewest else fewest
 
-    def end(self, flight: Flight) -> list[Answer]:
+    def end(self, flight: Flight) -> list[Delivery]:
         """Answers of every request that this batch, the first of those under way, completes.
 
         Raises:
-            CaughtError: the process must end; who was aboard is left in the file.
+            CaughtError: the process must end; the requests aboard are left in the file.
         """
         answers = self._attempt(flight)
         self._flying.remove(flight)
@@ -146,7 +146,7 @@ class Runner:
         self._observed.clear()
 
     def _board(self, batches: Sequence[Batch]) -> None:
-        """Write down who is in a forward."""
+        """Write down which requests are in a forward."""
         self._aboard.board([part.request.id for batch in batches for part in batch.parts])
 
     def _limit(self, name: str) -> None:
@@ -155,17 +155,18 @@ class Runner:
         self._aboard.due(time.monotonic() + seconds)
 
     def _start(self, batch: Batch, slot: int) -> Flight:
-        model = self._models[batch.model]
+        model = self._served[batch.model].model
+        running: Running
         began = collated = time.monotonic()
         try:
-            pixels = model.collate((part_pixels(part.request, part.start, part.stop) for part in batch.parts), slot)
+            pixels = model.staging.collate(map(part_pixels, batch.parts), slot)
             collated = time.monotonic()
-            end = model.begin_batch(pixels)
+            running = model.begin_batch(pixels)
         except BaseException as error:
-            end = functools.partial(_raise, error)
-        return Flight(batch, slot, began, collated, end)
+            running = NeverBegun(error)
+        return Flight(batch, slot, began, collated, running)
 
-    def _attempt(self, flight: Flight) -> list[Answer]:
+    def _attempt(self, flight: Flight) -> list[Delivery]:
         """End a batch, or run its halves; a model is pure, so running an example again is safe."""
         name, parts, size = flight.batch.model, flight.batch.parts, flight.batch.size
         try:
@@ -173,13 +174,15 @@ class Runner:
         except CaughtError:
             raise
         except Refusal as refusal:
-            return self._fail(parts, refusal.name, refusal.detail)
+            return self._replies.fail(parts, refusal.name, refusal.detail)
         except BaseException as error:  # a model may even call sys.exit
             self._understand(name, size, error)
             if size == 1:
-                return self._fail(parts, ModelFailed.name, f"The model's forward raised {type(error).__name__}.")
-        answers: list[Answer] = []
-        for half in split(parts, halves(size, self._models[name].sizes)):
+                return self._replies.fail(
+                    parts, ModelFailed.name, f"The model's forward raised {type(error).__name__}."
+                )
+        answers: list[Delivery] = []
+        for half in split(parts, halves(size, self._served[name].model.sizes)):
             self._limit(name)
             answers += self._attempt(self._start(Batch(name, half), flight.slot))
         return answers
@@ -194,76 +197,32 @@ class Runner:
             self._caps.too_large(name, size)
             torch.cuda.empty_cache()
 
-    def _end(self, flight: Flight) -> list[Answer]:
+    def _end(self, flight: Flight) -> list[Delivery]:
         name, parts, size = flight.batch.model, flight.batch.parts, flight.batch.size
-        logits = flight.end()
+        served = self._served[name]
+        logits: Tensor = flight.running.wait()
         forwarded = time.monotonic()
         # Its turn came when the batch before it had ended.
         began, collated = max(flight.began, self._ended), max(flight.collated, self._ended)
-        self._guards[name].look(logits)
+        served.guard.look(logits)
         top_k = max(part.request.payload.frame.top_k for part in parts)
-        probabilities, ids = (rows.numpy() for rows in best_classes(logits, top_k))
+        probabilities, ids = (rows.numpy() for rows in best_classes(logits, top_k, served.model.activation))
         finished = self._ended = time.monotonic()
         self._pace.record(name, size, finished - began)
-
-        counted = self._counted[name]
         self._observed += [
-            (counted.collate, flight.collated - flight.began),
-            (counted.forward, forwarded - collated),
-            (counted.postprocess, finished - forwarded),
-            (counted.size, size),
+            (served.counted.collate, flight.collated - flight.began),
+            (served.counted.forward, forwarded - collated),
+            (served.counted.postprocess, finished - forwarded),
+            (served.counted.size, size),
         ]
-
-        answers: list[Answer] = []
-        row = 0
-        for part in parts:
-            rows = slice(row, row + part.stop - part.start)
-            row = rows.stop
-            job: Job = part.request.payload
-            job.queue_seconds = began - part.request.added
-            job.forward_seconds += finished - collated
-            answers += self._give(part, probabilities[rows], ids[rows])
+        answers = self._replies.add(parts, probabilities, ids, began, finished - collated)
+        queue = served.counted.queue
+        self._observed += [(queue, frame.queue_seconds) for _, frame in answers if isinstance(frame, Result)]
         return answers
 
-    def _give(self, part: Part, probabilities: Rows, ids: Rows) -> list[Answer]:
-        """Add a part's rows to its request's answer; the answer, if that completes it."""
-        job: Job = part.request.payload
-        if any(map(math.isnan, probabilities[:, 0].tolist())):  # one NaN or infinite score makes all of a row NaN
-            return self._fail([part], ModelOutputInvalid.name, "The model's scores for this input are no numbers.")
-        k = min(job.frame.top_k, probabilities.shape[1])
-        job.probabilities.append(probabilities[:, :k].tobytes())
-        job.ids.append(ids[:, :k].tobytes())
-        job.done += part.stop - part.start
-        if job.done < part.request.count:
-            return []
-        self._observed.append((self._counted[part.request.model].queue, job.queue_seconds))
-        return [(part.request, self._result(job, k))]
 
-    def _result(self, job: Job, k: int) -> Result:
-        """Its answer, if nothing waits behind it."""
-        return Result(
-            id=job.frame.id,
-            k=k,
-            probabilities=b"".join(job.probabilities),
-            ids=b"".join(job.ids),
-            queue_seconds=job.queue_seconds,
-            forward_seconds=job.forward_seconds,
-            backlog_seconds=0.0,
-            example_seconds=self._pace.example_seconds(job.frame.model),
-        )
-
-    def _fail(self, parts: Sequence[Part], error: str, detail: str) -> list[Answer]:
-        for part in parts:
-            self._cancel(part.request.id)
-        return [(part.request, Failure(part.request.id, error, detail)) for part in parts]
-
-
-def _raise(error: BaseException) -> NoReturn:
-    raise error
-
-
-def part_pixels(request: Request, start: int, stop: int) -> memoryview:
-    """The bytes of examples `start` to `stop` of a request, without a copy."""
-    frame: Infer = request.payload.frame
+def part_pixels(part: Part) -> memoryview:
+    """The bytes of a part's examples, without a copy."""
+    frame: Infer = part.request.payload.frame
     size = len(frame.pixels) // frame.count
-    return frame.pixels[start * size : stop * size]
+    return frame.pixels[part.start * size : part.stop * size]

@@ -1,4 +1,4 @@
-"""What is counted of requests: noted as it happens, and written to the metrics when nobody waits for it."""
+"""Counts of requests: noted as they happen, and written to the metrics when nobody waits for it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from service.metrics import Metrics, RequestMetrics
 
-#: What is noted is written after so long, and before this process shows the metrics; another front end may show them so
-#: much earlier. One that is killed takes as much with it, of requests whose connections it breaks.
+#: Seconds after which notes are written; they are also written before this process shows the metrics. Another front end
+#: may show them that much earlier. One that is killed loses its notes, of requests whose connections it breaks.
 SETTLE_SECONDS = 0.05
 
 
@@ -18,18 +18,16 @@ class Ended(NamedTuple):
     Attributes:
         label: the model's name, or `unknown`.
         refused: the refusal's name; empty with a 200.
-        decoding: of each time that it was decoded.
     """
 
     label: str
     status: int
     refused: str
     duration: float
-    decoding: list[float]
 
 
 class Accounts:
-    """Of one front end; only its event loop touches them.
+    """Counts of one front end; only its event loop touches them.
 
     To write those of one request takes 40 µs once a forward has swept the caches, for which a client that asks again at
     once would wait.
@@ -39,16 +37,22 @@ class Accounts:
         self._metrics = metrics
         self._models: dict[str, RequestMetrics] = {}
         self._ended: list[Ended] = []
+        self._decoded: list[tuple[str, float]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, label: str) -> RequestMetrics:
-        """From now on its counters are there, at 0."""
+        """Have the counters of a label from now on, at 0."""
         if label not in self._models:
             self._models[label] = RequestMetrics(self._metrics, label)
         return self._models[label]
 
     def began(self, label: str) -> None:
         self.open(label).requests_in_flight += 1
+        self._settle_soon()
+
+    def decoded(self, label: str, seconds: float) -> None:
+        """Note that the pictures of a request in flight have been decoded."""
+        self._decoded.append((label, seconds))
         self._settle_soon()
 
     def ended(self, request: Ended) -> None:
@@ -66,8 +70,11 @@ class Accounts:
             self._timer.cancel()
             self._timer = None
         ended, self._ended = self._ended, []  # none is counted twice, whatever becomes of the others
+        decoded, self._decoded = self._decoded, []
         for counted in self._models.values():
             counted.in_flight.set(counted.requests_in_flight)
+        for label, seconds in decoded:
+            self._models[label].decode.observe(seconds)
         for request in ended:
             self._write(request)
 
@@ -80,5 +87,3 @@ class Accounts:
         if request.refused:
             self._metrics.rejected.labels(request.label, request.refused).inc()
         counted.duration.observe(request.duration)
-        for seconds in request.decoding:
-            counted.decode.observe(seconds)

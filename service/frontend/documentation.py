@@ -1,11 +1,16 @@
-"""What /docs says: of POST /predict bodies, answers and refusals, with examples that work as they stand."""
+"""The text of /docs: bodies, answers and refusals of POST /predict, with examples that work as they stand."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
+
+from service.frontend.inputs import Instances
+from service.frontend.options import DEFAULT_TOP_K, MAX_TOP_K
+from service.tasks.outputs.classes import Answer, Class, Prediction
 
 DESCRIPTION = """\
 Serves frozen PyTorch models, and proves at start-up that serving builds no gradient graph.
@@ -17,16 +22,12 @@ _PIXELS = {"instances": [[[[250, 200, 0], [250, 200, 0]], [[20, 90, 20], [20, 90
 #: A complete 1 x 1 PNG.
 _PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 
-_ANSWER = {
-    "model": "efficientnet_lite0",
-    "version": "0123456789ab",
-    "predictions": [{"classes": [{"id": 985, "label": "daisy", "probability": 0.9737}]}],
-}
+_ANSWER = msgspec.to_builtins(Answer("efficientnet_lite0", "0123456789ab", [Prediction([Class(985, "daisy", 0.9737)])]))
 _PROBLEM = {
     "type": "urn:gradless:problem:unprocessable",
     "title": "The input cannot be used",
     "status": 422,
-    "detail": "Not a picture: the bytes are no JPEG, PNG, GIF or WebP file.",
+    "detail": "The bytes are not a picture in a supported format; send a JPEG, PNG, GIF or WebP file.",
     "request_id": "5f0c6b1f0a6d4f0f9a52d7f2d3a0c7d1",
 }
 _REFUSALS = {
@@ -34,9 +35,10 @@ _REFUSALS = {
     401: "The server has keys, and the request carries none of them.",
     404: "There is no such model.",
     408: "The body was not complete in time.",
-    413: "Too many bytes, pixels or pictures.",
-    415: "The content type is none of those served.",
-    422: "Not a picture, a broken one, or numbers of the wrong shape; of several, the first bad one is named.",
+    413: "Too many bytes, pixels, scans or pictures.",
+    415: "The content type is none of those served, or the content coding is neither gzip nor deflate.",
+    422: "Not a picture, a broken one, or numbers of the wrong shape; of several, the first bad one is named. "
+    "Or an option that there is not, in the query, the form or a header.",
     500: "The model failed.",
     503: "Overloaded, draining or not ready; Retry-After says when to come back, in seconds.",
     504: "The deadline (X-Timeout-Ms) passed.",
@@ -52,21 +54,16 @@ def _parameter(name: str, place: str, words: str, schema: dict[str, Any]) -> dic
 
 
 _BINARY = {"type": "string", "format": "binary"}
-_FILES = {"type": "object", "properties": {"file": {"type": "array", "items": _BINARY}}, "required": ["file"]}
-_PIXEL = {"type": "array", "minItems": 3, "maxItems": 3, "items": {"type": "integer", "minimum": 0, "maximum": 255}}
-_ROWS = {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": _PIXEL}}
-_BASE64 = {
+_TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
+_FILES = {
     "type": "object",
-    "properties": {"b64": {"type": "string", "format": "byte"}},
-    "required": ["b64"],
-    "additionalProperties": False,
+    "properties": {"file": {"type": "array", "items": _BINARY}, "top_k": _TOP_K},
+    "required": ["file"],
 }
-_JSON = {
-    "type": "object",
-    "properties": {"instances": {"type": "array", "minItems": 1, "items": {"anyOf": [_BASE64, _ROWS]}}},
-    "required": ["instances"],
-    "additionalProperties": False,
-}
+#: What the JSON of a request and of an answer is, generated from the types that are read and written.
+(_INSTANCES_SCHEMA, _ANSWER_SCHEMA), SCHEMAS = msgspec.json.schema_components(
+    [Instances, Answer], ref_template="#/components/schemas/{name}"
+)
 _BODY = {
     "required": True,
     "description": "One picture as raw bytes, several as files, or JSON.",
@@ -75,7 +72,7 @@ _BODY = {
         "application/octet-stream": {"schema": _BINARY},
         "multipart/form-data": {"schema": _FILES},
         "application/json": {
-            "schema": _JSON,
+            "schema": _INSTANCES_SCHEMA,
             "examples": {
                 "pixels": {"summary": "numbers (H, W, 3), RGB, 0 to 255", "value": _PIXELS},
                 "base64": {"summary": "a picture file in base64", "value": {"instances": [{"b64": _PNG}]}},
@@ -97,15 +94,13 @@ PREDICT: dict[str, Any] = {
     "responses": {
         200: {
             "description": "One prediction a picture.",
-            "content": {"application/json": {"example": _ANSWER}},
+            "content": {"application/json": {"schema": _ANSWER_SCHEMA, "example": _ANSWER}},
         },
         **{status: _problem(words) for status, words in _REFUSALS.items()},
     },
     "openapi_extra": {
         "parameters": [
-            _parameter(
-                "top_k", "query", "How many classes.", {"type": "integer", "minimum": 1, "maximum": 100, "default": 5}
-            ),
+            _parameter("top_k", "query", "How many classes.", _TOP_K),
             _parameter("X-Timeout-Ms", "header", "Deadline in milliseconds.", {"type": "integer", "minimum": 1}),
             _parameter("X-Request-Id", "header", "Comes back in the answer and the log.", {"type": "string"}),
         ],
@@ -137,3 +132,16 @@ def document_predict(app: FastAPI, with_keys: bool) -> None:
     key = [Security(KEY)] if with_keys else []
     app.post("/predict", dependencies=key, **PREDICT)(predict)
     app.post("/models/{model}/predict", dependencies=key, **PREDICT)(predict_with)
+    _add_schemas(app)
+
+
+def _add_schemas(app: FastAPI) -> None:
+    """Put what the two paths refer to into the schema; FastAPI knows components of pydantic's types alone."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = made()
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

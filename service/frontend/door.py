@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import socket
 
-#: A handshake that had begun has so long to end; then the listener can close and leave nobody in its backlog.
+#: Seconds that a handshake has to end; then the listener can close and leave nobody in its backlog.
 HANDSHAKE_SECONDS = 0.25
 
 _SO_ATTACH_FILTER = 26

@@ -1,4 +1,4 @@
-"""Who may ask: bearer keys from a file, read again when it changes."""
+"""Bearer keys of those that may ask, from a file that is read again when it changes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from service.errors import ConfigurationError, Unauthorized
+from service.host.text import read_text, split_lines
 
 log = structlog.get_logger()
 
@@ -80,10 +81,9 @@ def read_keys(file: Path) -> list[bytes]:
         ConfigurationError: it cannot be read, holds no key, or a line that cannot be one.
     """
     try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        words = getattr(error, "strerror", None) or "is no text"
-        raise ConfigurationError.at(file, "keys_file", f"cannot be read: {words}", _FIX) from error
+        lines = split_lines(read_text(file, "keys_file"))
+    except OSError as error:
+        raise ConfigurationError.at(file, "keys_file", f"cannot be read: {error.strerror}", _FIX) from error
     keys = {number: line.partition("#")[0].strip() for number, line in enumerate(lines, 1)}
     if wrong := [number for number, key in keys.items() if key and not _KEY.fullmatch(key)]:
         raise ConfigurationError.at(file, "keys_file", f"line {wrong[0]} holds no key", _FIX)

@@ -1,26 +1,32 @@
-"""What is refused at the door: too many bytes, too slow a body, more connections than there are file handles."""
+"""Refusals at the door: too many bytes, too slow a body, more connections than there are file handles."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import resource
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import structlog
 from starlette.requests import Request
 
-from service.errors import BodyTooSlow, ClientLeft, Malformed, TooLarge
-from service.frontend.connection import WHOLE_BODY, refused_at_once
+from service.errors import BodyTooSlow, ClientLeft, DeadlineExceeded, Malformed, TooLarge
+from service.frontend.http_connection import refused_at_once
+from service.frontend.request_reader import WHOLE_BODY
 from service.settings import Settings
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 #: File handles that a front end keeps for itself: sockets to engines, metrics, a reading of its own process.
 OWN_HANDLES = 40
 
 
 def allowed_connections(wanted: int) -> int:
-    """As many connections as wanted, or as there are file handles for; raises the soft limit to the hard one."""
+    """Return the wanted number of connections, or that of file handles for them; raise the soft limit to the hard."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS has another limit behind this one
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -32,27 +38,47 @@ def allowed_connections(wanted: int) -> int:
     return most
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
-    """The whole body, or a refusal; never more than `max_body_bytes` is held.
+async def read_body(request: Request, settings: Settings, deadline: float) -> bytes:
+    """Return the whole body; never more than `max_body_bytes` is held. `deadline` is CLOCK_MONOTONIC seconds.
 
     Raises:
         Malformed: it is empty, or its Content-Length is no number.
         ClientLeft: before it was complete.
         TooLarge: seen in Content-Length before a byte is read, or at the limit.
         BodyTooSlow: it was not complete after `body_timeout_seconds`.
+        DeadlineExceeded: it was not complete at the deadline.
     """
     _check_length(request.headers.get("content-length", "0"), settings.max_body_bytes)
-    try:
-        if request.scope.get("extensions") is WHOLE_BODY:
-            body = await _read(request, settings.max_body_bytes)
-        else:
+    if request.scope.get("extensions") is WHOLE_BODY:
+        body = await _read(request, settings.max_body_bytes)
+    else:
+        try:
             async with asyncio.timeout(settings.body_timeout_seconds):
-                body = await _read(request, settings.max_body_bytes)
-    except TimeoutError:
-        raise BodyTooSlow(f"The body was not complete after {settings.body_timeout_seconds:g} seconds.") from None
+                body = await by_deadline(
+                    deadline, "while its body was being sent", _read(request, settings.max_body_bytes)
+                )
+        except TimeoutError:
+            seconds = f"{settings.body_timeout_seconds:g}"
+            raise BodyTooSlow(f"The body was not complete after {seconds} seconds.") from None
     if not body:
         raise Malformed("The body is empty; send a picture, for example with curl --data-binary @photo.jpg.")
     return body
+
+
+async def by_deadline(deadline: float, doing: str, work: Awaitable[T]) -> T:
+    """Return what comes of `work`, which goes on in its thread, if it has one, when nobody waits any more.
+
+    Raises:
+        DeadlineExceeded: `deadline` (CLOCK_MONOTONIC seconds) came first; `doing` says what was going on.
+    """
+    limit = asyncio.timeout(deadline - time.monotonic())
+    try:
+        async with limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(f"The deadline of the request passed {doing}.") from None
 
 
 async def _read(request: Request, most: int) -> bytes:
@@ -74,7 +100,19 @@ async def _read(request: Request, most: int) -> bytes:
 
 
 def _check_length(stated: str, most: int) -> None:
-    if not stated.isdecimal():
+    length = whole_number(stated, most + 1)
+    if length is None:
         raise Malformed(f"Content-Length is {stated[:40]!r}; it must be a number of bytes.")
-    if int(stated) > most:
-        raise TooLarge(f"The body is {int(stated):,} bytes; at most {most:,} are allowed.")
+    if length > most:
+        raise TooLarge(f"Content-Length is over the limit of {most:,} bytes.")
+
+
+def whole_number(text: str, most: int) -> int | None:
+    """Return the number that ASCII digits write, or `most` where it is more; None for any other text.
+
+    `int()` refuses more than 4,300 digits, and takes spaces, signs, underscores and digits of other scripts.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    digits = text.lstrip("0")
+    return most if len(digits) > len(str(most)) else min(int(digits or "0"), most)

@@ -1,12 +1,10 @@
-"""What an operator asks: health, the models, their proofs, the metrics."""
+"""The routes for operators: health, the models, their proofs, the metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,23 +12,16 @@ from fastapi import APIRouter, Security
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from service.engine.client import EngineClient
-from service.engine.wire import ModelState, Reloading
 from service.errors import Draining, ModelNotFound
 from service.frontend.documentation import KEY, ONE_MODEL, RELOAD
+from service.frontend.engines.client import Client
 from service.frontend.keys import Keys
+from service.host.memory_file import MemoryFile
 from service.metrics import render
+from service.wire.messages import ModelState, Reloading
 
 
-@dataclass(frozen=True)
-class Reloads:
-    """How reloads stand, and how to ask the supervisor for one."""
-
-    state: Callable[[], Reloading]
-    request: Callable[[], None]
-
-
-def public(client: EngineClient, is_draining: Callable[[], bool], reloads: Reloads) -> APIRouter:
+def public(client: Client, is_draining: Callable[[], bool]) -> APIRouter:
     """The routes beside /predict that every port has."""
     router = APIRouter(tags=["operations"])
 
@@ -49,28 +40,28 @@ def public(client: EngineClient, is_draining: Callable[[], bool], reloads: Reloa
 
     @router.get("/models", summary="What is served")
     async def models() -> Response:
-        models = [_summary(client, state) for state in client.models.values()]
-        return _json({"models": models, "reload": _reload_state(reloads.state())})
+        models = [_summary(client, state) for state in client.known.models.values()]
+        return _json({"models": models, "reload": _reload_state(client.known.reloading)})
 
     return router
 
 
 def operations(
-    client: EngineClient,
+    client: Client,
     is_draining: Callable[[], bool],
     settle: Callable[[], None],
-    metrics_folder: Path,
-    reloads: Reloads,
+    metrics_memory: MemoryFile,
+    request_reload: Callable[[], None],
     keys: Keys | None,
 ) -> APIRouter:
     """The routes that can be put on a port of their own. Where there are keys, what changes something needs one."""
     router = APIRouter(tags=["operations"])
-    key = [Security(KEY)] if keys else []  # for the schema alone: PlainRoute solves no dependencies
+    key = [Security(KEY)] if keys else []  # for the schema alone: it refuses nothing
 
     def found(name: str) -> ModelState:
-        if state := client.models.get(name):
+        if state := client.known.models.get(name):
             return state
-        raise ModelNotFound(f"There is no model {name[:80]!r}; there are: {', '.join(sorted(client.models))}.")
+        raise ModelNotFound(f"There is no model {name[:80]!r}; there are: {', '.join(sorted(client.known.models))}.")
 
     @router.get("/models/{model}", summary="One model: its version, card, input and memory", **ONE_MODEL)
     async def one_model(model: str) -> Response:
@@ -80,7 +71,7 @@ def operations(
             _summary(client, state)
             | {
                 "detail": state.detail,
-                "reload_error": reloads.state().error,
+                "reload_error": client.known.reloading.error,
                 "seal": state.seal,
                 "input": state.input,
                 "classes": len(state.labels),
@@ -88,6 +79,7 @@ def operations(
                 "memory_format": state.tuning and state.tuning.memory_format,
                 "threads": state.tuning and state.tuning.threads,
                 "cuda_graphs": state.cuda_graphs,
+                "warnings": msgspec.to_builtins(state.report.findings) if state.report else [],
                 "optimization": _optimization(client, state),
                 "tuned": state.tuned and msgspec.to_builtins(state.tuned),
                 "memory_bytes": state.memory_bytes,
@@ -102,8 +94,8 @@ def operations(
             found(model)
         if is_draining():
             raise Draining("The server is shutting down.")
-        before = reloads.state()
-        reloads.request()
+        before = client.known.reloading
+        request_reload()
         detail = "New engines load, prove and warm up; then requests turn to them. GET /models says how it went."
         return _json({"status": "accepted", "reloads_ended": before.ended, "detail": detail}, 202)
 
@@ -127,25 +119,25 @@ def operations(
     )
     async def metrics() -> Response:
         settle()
-        text, content_type = await asyncio.to_thread(render, metrics_folder)  # reads files
+        text, content_type = await asyncio.to_thread(render, metrics_memory)  # takes milliseconds
         return Response(text, headers={"Content-Type": content_type})
 
     return router
 
 
-def unready(client: EngineClient) -> list[str]:
-    """Why the server is not ready: each required model that cannot answer now."""
+def unready(client: Client) -> list[str]:
+    """Return why the server is not ready: each required model that cannot answer now."""
     reasons = []
     now = time.monotonic()
-    waits = [f"{wait.device}: {wait.detail}, since {now - wait.since:.0f} s" for wait in client.waiting.values()]
-    for state in client.models.values():
+    waits = [f"{wait.device}: {wait.detail}, since {now - wait.since:.0f} s" for wait in client.known.waiting.values()]
+    for state in client.known.models.values():
         if state.required and not (state.state == "ready" and client.is_up(state.name)):
             why = state.detail or ("its engine is being replaced" if state.state == "ready" else state.state)
             reasons.append(f"{state.name}: {why}" + (f" ({'; '.join(waits)})" if waits and not state.detail else ""))
     return reasons
 
 
-def _summary(client: EngineClient, state: ModelState) -> dict[str, Any]:
+def _summary(client: Client, state: ModelState) -> dict[str, Any]:
     waiting = state.state == "ready" and not client.is_up(state.name)
     return {
         "name": state.name,
@@ -156,11 +148,11 @@ def _summary(client: EngineClient, state: ModelState) -> dict[str, Any]:
     }
 
 
-def _optimization(client: EngineClient, state: ModelState) -> object:
-    """Whether a compiled package answers, and why; of what is being compiled, what has come of it so far."""
+def _optimization(client: Client, state: ModelState) -> object:
+    """Tell whether a compiled package answers, and why; while one is being made, what has come of it so far."""
     verdict = state.verdict
     if verdict and verdict.state == "pending":
-        verdict = client.verdicts.get((state.name, state.version), verdict)
+        verdict = client.known.verdicts.get((state.name, state.version), verdict)
     return msgspec.to_builtins(verdict)
 
 

@@ -1,4 +1,4 @@
-"""What every response has: a request id; and what a refusal looks like: `application/problem+json` (RFC 9457)."""
+"""The request id of every response, and the form of a refusal: `application/problem+json` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 import structlog
@@ -14,7 +15,8 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Malformed, MethodNotAllowed, NotFound, Refusal
@@ -22,6 +24,8 @@ from service.errors import Malformed, MethodNotAllowed, NotFound, Refusal
 log = structlog.get_logger()
 
 _MEDIA_TYPE = "application/problem+json"
+#: Methods that a route may have; HEAD goes with GET.
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -29,7 +33,9 @@ class Envelope:
     """Gives each response its `X-Request-Id` and, while draining, `Connection: close`.
 
     A client's own id is echoed where it is harmless in a header and a log; otherwise one is made. With `access_log`
-    each response is logged under it, without its query, headers and body.
+    each response is logged under it, without its query, headers and body, once it is sent: nobody waits for the line.
+
+    It makes one method of HEAD and GET to all that is within: the connection leaves the body out.
     """
 
     def __init__(self, app: ASGIApp, is_draining: Callable[[], bool], access_log: bool) -> None:
@@ -41,10 +47,11 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        stated = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        stated = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = stated.decode() if stated and _SAFE_ID.fullmatch(stated) else _new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.monotonic()
+        answered: dict[str, Any] = {}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -55,10 +62,15 @@ class Envelope:
                     took = round((time.monotonic() - began) * 1000, 2)
                     path = scope["raw_path"].decode("ascii", "backslashreplace")  # as it came: no line break in it
                     where = {"method": scope["method"], "path": path, "status": message["status"]}
-                    log.info("request", request_id=request_id, milliseconds=took, **where)
+                    answered.update(request_id=request_id, milliseconds=took, **where)
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        within = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        try:
+            await self._app(within, receive, send_with_headers)
+        finally:
+            if answered:
+                log.info("request", **answered)
 
 
 def problem(request: Request, refusal: Refusal) -> Response:
@@ -106,9 +118,42 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def framework(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         words = f"{request.method} {request.url.path[:200]}: {HTTPStatus(status).phrase}; the paths are in /docs."
-        known: dict[int, type[Refusal]] = {404: NotFound, 405: MethodNotAllowed}
-        return problem(request, known.get(status, Malformed)(words))
+        if status == 405:
+            return problem(request, _not_allowed(request, words))
+        if status == 404 and (place := _without_slash(request)):
+            return RedirectResponse(place)
+        return problem(request, (NotFound if status == 404 else Malformed)(words))
 
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(Exception, refused)
+
+
+def _not_allowed(request: Request, words: str) -> MethodNotAllowed:
+    """The refusal that names every method of the path, whichever route has it."""
+    allowed = {method for method in _METHODS if _is_served(request, method)}
+    if "GET" in allowed:
+        allowed.add("HEAD")
+    if request.method == "OPTIONS":
+        words += " Pages of another origin may call once --cors-origins names their origin."
+    return MethodNotAllowed(words, allowed)
+
+
+def _is_served(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+
+def _without_slash(request: Request) -> str:
+    """The place of a path that is there but for a slash behind it, or nothing.
+
+    It is relative: the scheme and the prefix that a proxy was asked by are not known here.
+    """
+    path, raw = request.scope["path"], request.scope["raw_path"].decode("ascii")
+    name = raw[:-1].rpartition("/")[2]
+    if not (raw.endswith("/") and name):
+        return ""
+    scope = {**request.scope, "path": path[:-1]}
+    if all(route.matches(scope)[0] is Match.NONE for route in request.app.routes):
+        return ""
+    return f"../{name}?{request.url.query}" if request.url.query else f"../{name}"

@@ -14,18 +14,18 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from service.frontend.connection import Connection, Limits
 from service.frontend.door import HANDSHAKE_SECONDS, turn_away
+from service.frontend.http_connection import HttpConnection, Limits
 from service.settings import Settings
 
-#: A connection that has said nothing for so long is not about to; and no connection is waited for longer than the most.
+#: Seconds of silence after which a connection is taken to be idle, and the most that is waited for any.
 SILENT_SECONDS, MOST_HEARING_SECONDS = 1.0, 3.0
 #: Requests that a drain's limit has cut off are told so within it.
 LAST_WORDS_SECONDS = 1.0
 
 
 class Server(uvicorn.Server):
-    """It takes no signals, and leaves no connection in the listener's backlog."""
+    """A server that takes no signals, and leaves no connection in the listener's backlog."""
 
     def __init__(self, app: ASGIApp, settings: Settings, limits: Limits, listening: Callable[[], None]) -> None:
         super().__init__(_config(app, settings, limits))
@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
             await asyncio.wait(cut_off, timeout=LAST_WORDS_SECONDS)
 
     async def _hear_out(self) -> None:
-        """Until every connection is in a request or has been silent for a while: uvicorn closes what is idle now.
+        """Wait until every connection is in a request or has been silent for a while: uvicorn closes what is idle now.
 
         A client that has connected, or got an answer that did not say `Connection: close`, may be about to send.
         """
@@ -72,8 +72,8 @@ class Server(uvicorn.Server):
             await asyncio.sleep(left)
 
     def _last_word(self) -> float:
-        """When the last of the idle connections was heard."""
-        connections = cast(set[Connection], self.server_state.connections)
+        """Return the time at which the last of the idle connections was heard."""
+        connections = cast(set[HttpConnection], self.server_state.connections)
         return max((connection.heard for connection in connections if connection.is_idle()), default=0.0)
 
     async def _accept_the_rest(self, listener: socket.socket) -> None:
@@ -96,7 +96,7 @@ class Server(uvicorn.Server):
 def _config(app: ASGIApp, settings: Settings, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         cast(Any, app),
-        http=cast(Any, functools.partial(Connection, limits)),
+        http=cast(Any, functools.partial(HttpConnection, limits)),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,1 +1,1 @@
-"""From a folder in models/ to a frozen, sealed, checked callable."""
+"""The loader: a folder in models/ becomes a frozen, sealed, proven module."""

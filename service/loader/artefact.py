@@ -1,10 +1,11 @@
-"""What is made once for a model on a machine, and kept: how it runs fastest, and the report of its full proof.
+"""Records made once for a model on a machine and kept: its fastest tuning, and the report of its full proof.
 
 A file's name is the artefact key: it changes with anything that could change what the file says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib.metadata
@@ -18,8 +19,9 @@ import structlog
 import torch
 
 import service
-from service.loader.report import Record, Tuned, Tuning
-from service.vision import torchvision
+from service.host.vision import torchvision
+from service.loader.report import Report
+from service.loader.tuning import Tuned, Tuning
 
 log = structlog.get_logger()
 
@@ -38,7 +40,7 @@ def artefact_key(version: str, dtype: str, shape: tuple[int, ...], device: torch
 
 
 def _version_of(package: str) -> str:
-    """Of a library that need not be there."""
+    """Return the version of an optional package; empty if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -46,45 +48,52 @@ def _version_of(package: str) -> str:
 
 
 def cpu_features() -> str:
-    """What this machine's processor can do, in words that differ where kernels may: machine, model and flags."""
+    """Describe the processor by machine, model and flags: two descriptions differ where kernels may."""
     try:
-        first = _CPU_INFO.read_text().split("\n\n", 1)[0].splitlines()
+        first = _CPU_INFO.read_text("utf-8", "replace").split("\n\n", 1)[0].split("\n")
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     wanted = ("model name", "flags", "Features", "CPU part")
     return " ".join([platform.machine(), *(line for line in first if line.startswith(wanted))])
 
 
+class Record(msgspec.Struct, frozen=True):
+    """Findings about a model on a machine, kept for the next start: its fastest tuning, and its full proof."""
+
+    tuning: Tuning
+    report: Report
+
+
 class Records:
-    """What is kept in a folder: for each key a full proof that was passed, and a tuning."""
+    """Records in a folder: for each key a full proof that passed, and a tuning."""
 
     def __init__(self, folder: Path) -> None:
         self._proofs, self._tunings = folder / "proofs", folder / "tunings"
 
     def read(self, key: str) -> Record | None:
-        """The record under a key, or None: then all is to be measured and proven."""
+        """Return the record under a key; None means that everything has to be measured and proven."""
         record = read_struct(self._proofs / f"{key}.json", Record)
         return record if record and record.report.passed else None
 
     def read_tuning(self, key: str) -> Tuning | None:
-        """How a model was measured to be fastest when it was proven, or None."""
+        """Return the tuning that was fastest when the model was proven, or None."""
         record = self.read(key)
         return record.tuning if record else None
 
     def write(self, key: str, record: Record) -> None:
-        """Keep a record; where that cannot be, nothing is kept, and the log says so."""
+        """Keep a record. If it cannot be written, log why."""
         file = self._proofs / f"{key}.json"
         try:
             write_struct(file, record)
         except OSError as error:
-            if error.errno == errno.EROFS:  # as it is meant to be in a container
+            if error.errno == errno.EROFS:  # usual in a container
                 log.info("proof not kept", cache="read-only", then="each start runs the whole proof")
                 return
             words = "each start runs the whole proof; set --cache to a folder that can be written"
             log.warning("proof not kept", file=str(file), error=error.strerror, then=words)
 
     def read_tuned(self, key: str) -> Tuned | None:
-        """What `gradless bench --tune` found, or None."""
+        """Return the result of `gradless bench --tune`, or None."""
         return read_struct(self._tunings / f"{key}.json", Tuned)
 
     def write_tuned(self, key: str, tuned: Tuned) -> Path:
@@ -114,8 +123,13 @@ def write_struct(file: Path, content: object) -> None:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Whole or not at all, whoever else writes; for its owner alone, since what is here decides what runs."""
+    """Write a file atomically, readable by its owner alone, because its content decides what runs."""
     partial = file.with_suffix(f".{os.getpid()}.partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(content)
-    partial.replace(file)
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            out.write(content)
+        partial.replace(file)
+    except OSError:  # leave nothing behind on a full disk
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise

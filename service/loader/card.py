@@ -4,58 +4,37 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from service.errors import ConfigurationError
+from service.host.text import read_text
 from service.loader.report import WAIVABLE
+from service.tasks.inputs.spec import InputSpec
+from service.validation import KINDS, Table, kind_of, plain_words
 
 CARD_FILE = "model.toml"
 
-Channels = tuple[float, float, float]
-Positive = Annotated[float, Field(gt=0)]
 
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InputSpec(_Table):
-    """How a picture becomes the model's input. Sizes are in pixels; `mean` and `std` are of uint8 pixels, RGB.
-
-    The defaults are ImageNet's. With `torchvision:` weights the keys that a card leaves out come from those.
-    """
-
-    resize: int = Field(256, ge=1, le=4096, description="shorter side after resizing, in pixels")
-    crop: int = Field(224, ge=1, le=4096, description="side of the centre crop, in pixels")
-    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
-    mean: Channels = (123.675, 116.28, 103.53)
-    std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> InputSpec:
-        if self.crop > self.resize:
-            raise ValueError(f"crop = {self.crop} is larger than resize = {self.resize}; the crop must fit in it")
-        return self
-
-
-class Batching(_Table):
+class Batching(Table):
     """`max_batch_size`: the largest batch, in examples; left out, the device's default."""
 
     max_batch_size: int | None = Field(None, ge=1, le=1024)
 
 
-class Proof(_Table):
+class Proof(Table):
     """`waive`: by rule, the reason why the model is served although it breaks the rule.
 
     Only the last two rules can be waived, and each takes something away: without `batch-invariant` every example runs
     alone; without `repeatable` an unanswered request is not sent again when its engine dies.
     """
 
-    waive: dict[str, str] = {}
+    waive: dict[str, str] = Field({})
 
     @model_validator(mode="after")
     def _can_be_waived(self) -> Proof:
@@ -67,25 +46,34 @@ class Proof(_Table):
         return self
 
 
-class Card(_Table):
+class Card(Table):
     """One model, as its folder describes it.
 
     `dtype` is what it computes in. `optimize` says whether a compiled package may answer for it (`auto`), or the eager
-    forward alone.
+    forward alone. `activation` makes probabilities of the model's outputs; `none` says that they are probabilities.
+    `checkpoint_key` and `strip_prefix` say where in a file of weights the state_dict is, and what its keys begin with
+    beyond the architecture's. `allow_constant` says that a model may give every input the same answer.
     """
 
     task: Literal["classification"] = "classification"
-    weights: str = Field(pattern=r"^(file|package|torchvision|random):.+$")
-    architecture: str = Field(pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$")
-    labels: str | list[str] | None = None
+    weights: str = Field(pattern=r"^((file|package|torchvision|random):.+|factory)$")
+    checkpoint_key: str | None = Field(None, min_length=1)
+    strip_prefix: str | None = Field(None, min_length=1)
+    architecture: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
+    architecture_arguments: dict[str, Any] = Field({})
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    allow_constant: bool = False
+    labels: (
+        Annotated[Annotated[str, Tag("one")] | Annotated[list[str], Tag("several")], Discriminator(kind_of)] | None
+    ) = None
     input: InputSpec = InputSpec.model_validate({})
     batching: Batching = Batching.model_validate({})
-    proof: Proof = Proof()
+    proof: Proof = Proof.model_validate({})
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     optimize: Literal["auto", "eager"] = "auto"
     required: bool = True
     classifier: str | None = None
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field({})
 
     def part(self, key: Literal["weights", "architecture"]) -> tuple[str, str]:
         """Both sides of a key's first colon."""
@@ -93,58 +81,90 @@ class Card(_Table):
         return kind, rest
 
 
+#: Keys that the first cards did not have.
+_LATER_KEYS = ("dtype", "activation", "allow_constant", "architecture_arguments", "checkpoint_key", "strip_prefix")
+_TOML = "put text in quotes and lists in brackets; see https://toml.io"
 #: What would be right, for the keys whose rule pydantic cannot put in words.
 _RIGHT = {
-    "weights": "file:NAME, package:PACKAGE/PATH, torchvision:WEIGHTS or random:SEED",
-    "architecture": "torchvision:NAME, or MODULE:FACTORY with MODULE.py in the model's folder",
+    "weights": "file:NAME, package:PACKAGE/PATH, torchvision:WEIGHTS, factory or random:SEED",
+    "labels": "torchvision:imagenet, file:NAME, or a list of names in quotes",
+    "architecture": "torchvision:NAME, or MODULE:FACTORY of a file in the model's folder or of an installed module",
 }
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a model's folder.
+    """Read the card of a model's folder.
 
     Raises:
-        ConfigurationError: the file is missing, is no TOML, or says what cannot be; all its faults at once.
+        ConfigurationError: the file is missing, is not UTF-8 or TOML, or says what cannot be; all its faults at once.
     """
     file = folder / CARD_FILE
     try:
-        content = tomllib.loads(file.read_text())
+        text = read_text(file, "file")
+        content = tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigurationError.at(file, "file", "is missing", "a model's folder needs one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigurationError.at(file, "file", f"is no TOML: {error}", "see https://toml.io") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError.at(file, "file", f"is not valid TOML: {error}{_line(text, error)}", _TOML) from error
     except OSError as error:
         raise ConfigurationError.at(file, "file", f"cannot be read: {error.strerror}", "make it readable") from error
     try:
         return Card.model_validate(content)
     except ValidationError as error:
-        raise ConfigurationError([_words(file, dict(problem)) for problem in error.errors()]) from error
+        raise ConfigurationError(words_of(file, error)) from error
+
+
+def _line(text: str, error: Exception) -> str:
+    """Return the line that the TOML reader stopped at, if its message names one."""
+    found = re.search(r"at line (\d+)", str(error))
+    lines = text.split("\n")
+    return f": {lines[int(found[1]) - 1].strip()[:80]}" if found and int(found[1]) <= len(lines) else ""
+
+
+def words_of(file: Path, error: ValidationError, table: str = "") -> list[str]:
+    """Say of a card, or of a table of it, what is wrong: a line for each fault."""
+    return [_words(file, problem, table) for problem in error.errors()]
+
+
+def is_required(folder: Path) -> bool:
+    """Return whether the server must have this model; it must, unless the card says `required = false`."""
+    try:
+        return tomllib.loads(read_text(folder / CARD_FILE, "file")).get("required") is not False
+    except (OSError, ConfigurationError, tomllib.TOMLDecodeError, RecursionError):
+        return True
 
 
 def canonical(card: Card) -> bytes:
-    """The card as bytes that do not depend on its order or layout; for the version.
+    """Return the card as bytes that do not depend on its order or layout, for the version.
 
-    How a model is optimised is no part of what it is; nor did a card say its dtype while there was only one.
+    Optimisation does not change what a model is. A key that cards did not have from the start counts only where it
+    is set to a value other than its default, so that versions stay as they were.
     """
     content = card.model_dump(mode="json", exclude={"optimize"})
-    if card.dtype == "float32":
-        del content["dtype"]
+    for key in _LATER_KEYS:
+        if getattr(card, key) == Card.model_fields[key].default:
+            del content[key]
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _words(file: Path, problem: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "input"
+def _words(file: Path, problem: ErrorDetails, table: str) -> str:
+    key = ".".join(str(part) for part in (table, *problem["loc"]) if part not in ("", *KINDS))
     if problem["type"] == "extra_forbidden":
         return f"{file}: {key}: there is no such key; {_known_keys(problem['loc'])}"
     if problem["type"] == "missing":
         return f"{file}: {key}: is missing; it must be {_RIGHT.get(key, 'given')}"
-    if problem["type"] == "string_pattern_mismatch":
-        return f"{file}: {key}: {problem['input']!r} does not fit; it must be {_RIGHT[key]}"
-    return f"{file}: {key}: {problem['msg']}; it is {problem['input']!r}"
+    if key in _RIGHT and problem["type"] in ("string_pattern_mismatch", "string_type"):
+        return f"{file}: {key}: {problem['input']!r} is not valid; it must be {_RIGHT[key]}"
+    return f"{file}: {key}: {plain_words(problem)}"
 
 
-def _known_keys(loc: tuple[str, ...]) -> str:
+def _known_keys(loc: tuple[int | str, ...]) -> str:
     tables: dict[str, type[BaseModel]] = {"input": InputSpec, "batching": Batching, "proof": Proof}
-    table = tables.get(loc[0], Card) if len(loc) > 1 else Card
-    close = difflib.get_close_matches(loc[-1], table.model_fields, 1)
+    table = tables.get(str(loc[0]), Card) if len(loc) > 1 else Card
+    key = str(loc[-1])
+    if table is not Card and key in Card.model_fields:
+        return f"{key} belongs at the top of a card, above [{loc[0]}]"
+    if table is Card and (home := next((name for name, each in tables.items() if key in each.model_fields), None)):
+        return f"{key} belongs under [{home}]"
+    close = difflib.get_close_matches(key, table.model_fields, 1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(table.model_fields)}"

@@ -1,8 +1,8 @@
-"""What every compiler begins with: a frozen module as one exported graph, and what may be wrong with it.
+"""A frozen module as one exported graph, which every compiler starts from, and the reasons why it may be unfit.
 
 Frozen weights are constants. A package holds them, laid out as the kernels want them, with the normalisation of the
-pixels and everything else that the forward does; it takes `uint8` pixels and gives the module's outputs. Who makes
-packages is in `service.loader.compilers`.
+pixels and everything else that the forward does; it takes `uint8` pixels and gives the module's outputs. The compilers
+are in `service.loader.compilers`.
 
 Source: https://docs.pytorch.org/docs/stable/export.html
 """
@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.tasks.classification import normalise
+from service.tasks.adapters.picture import normalise
 
 #: Operators that in training go by the batch, and which of their arguments says so.
 _BATCH_NORMS = {"aten::batch_norm": 5, "aten::native_batch_norm": 5}
 
 
 class CannotCompileError(Exception):
-    """There will be no package of this model here. `state` is the verdict's, the message its detail."""
+    """The model cannot be compiled here. `state` becomes the verdict's, and the message its detail."""
 
     def __init__(self, state: str, detail: str) -> None:
         super().__init__(detail)
@@ -32,13 +32,13 @@ class CannotCompileError(Exception):
 
     @classmethod
     def because(cls, state: str, what: str, error: Exception) -> CannotCompileError:
-        """Of what a part of torch raised; its messages run to pages."""
+        """Make one of an exception, with the first line of its message: torch's run to pages."""
         words = (str(error).strip().splitlines() or ["no more is known"])[0][:300]
         return cls(state, f"{what}: {type(error).__name__}: {words}")
 
 
 class Entry(nn.Module):
-    """What is compiled: `(N, 3, H, W) uint8` to what the module gives."""
+    """The module that is compiled: it normalises `(N, C, H, W) uint8` pixels and returns the module's outputs."""
 
     def __init__(
         self, module: nn.Module, mean: Tensor, std: Tensor, dtype: torch.dtype, memory_format: torch.memory_format
@@ -57,20 +57,20 @@ class Entry(nn.Module):
 
 @dataclass(frozen=True)
 class Target:
-    """What a package is made for, and runs with.
+    """The device, sizes and threads that a package is made for.
 
     Attributes:
         threads: the intra-op threads of its forward.
         dtype: what the model computes in.
         cap: the largest batch.
-        side: of the pictures, in pixels.
+        shape: channels, height and width of one example.
     """
 
     device: torch.device
     threads: int
     dtype: torch.dtype
     cap: int
-    side: int
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Package:
     """The function that a package holds.
 
     Attributes:
-        forward: from `(N, 3, side, side) uint8` to what the module gives.
+        forward: from `(N, C, H, W) uint8` to what the module gives.
         intra_op_threads: torch's, while it answers. One where it brings threads of its own: two teams would spin for
             the same cores, and what comes after the forward would wake torch's.
         begin: starts the same and gives the function that waits for it, if that need not keep the calling thread.
-        overlaps_from: of so many examples each, two batches may be under way at a time; 0 where they may not.
+        overlaps_from: smallest batch that may start while another one runs; 0 if batches never overlap.
     """
 
     forward: Callable[[Tensor], Any]
@@ -95,12 +95,12 @@ class Package:
 
 
 def export(entry: Entry, target: Target) -> torch.export.ExportedProgram:
-    """The graph of the entry for any batch size up to the target's cap.
+    """Export the graph of the entry for any batch size up to the target's cap.
 
     Raises:
         CannotCompileError: torch.export cannot follow it, or it does what serving must not.
     """
-    shape = (min(2, target.cap), 3, target.side, target.side)
+    shape = (min(2, target.cap), *target.shape)
     example = torch.zeros(shape, dtype=torch.uint8, device=target.device)
     shapes = ({0: torch.export.Dim("batch", min=1, max=target.cap)},) if target.cap > 1 else None
     try:
@@ -114,7 +114,7 @@ def export(entry: Entry, target: Target) -> torch.export.ExportedProgram:
 
 
 def unfit(program: torch.export.ExportedProgram) -> str:
-    """What an exported graph does that a frozen model does not: trains, draws random numbers, writes to its state."""
+    """Say why an exported graph is unfit: it trains, draws random numbers or writes to its state; empty if fit."""
     for name, arguments, _ in _operators(program):
         if name in _BATCH_NORMS and arguments[_BATCH_NORMS[name] : _BATCH_NORMS[name] + 1] == (True,):
             return f"the exported graph holds {name} in train mode"
@@ -136,5 +136,5 @@ def _operators(program: torch.export.ExportedProgram) -> Iterator[tuple[str, tup
 
 
 def bits(output: Tensor) -> str:
-    """SHA-256, in hex, of an output's bytes."""
+    """Return the SHA-256, in hex, of an output's bytes."""
     return hashlib.sha256(output.detach().contiguous().cpu().view(torch.uint8).numpy().data).hexdigest()

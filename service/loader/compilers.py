@@ -1,4 +1,4 @@
-"""Who can make a package of an exported graph. Another one is a file beside these, and a line here."""
+"""The compilers that make a package of an exported graph. A new one is a file beside these, and a line here."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Compiler:
 
     Attributes:
         name: the candidate's, in verdicts.
-        suffix: of its files.
+        suffix: the suffix of its files.
         need: raises CannotCompileError where it cannot be used.
         build: writes the package; raises CannotCompileError where it refuses.
         load: gives the package.
-        thorough: whether it takes long and wins a few per cent at most: it is tried where there is time.
+        thorough: whether it takes long and wins a few per cent at most; it is tried only when time allows.
     """
 
     name: str
@@ -54,10 +54,10 @@ COMPILERS = (
 
 
 def load_package(file: Path, target: Target) -> Package:
-    """A package, by whose suffix it has. Whoever calls this has looked at whose file it is.
+    """Load a package with the compiler of its suffix. It is native code: the caller has checked who owns the file.
 
     Raises:
-        LookupError: nobody makes such files.
+        LookupError: no compiler has this suffix.
     """
     for compiler in COMPILERS:
         if compiler.suffix == file.suffix:

@@ -20,7 +20,7 @@ def freeze(module: nn.Module) -> None:
 
 
 def seal(module: nn.Module) -> str:
-    """SHA-256, in hex, over every parameter and buffer: name, dtype, shape and bytes.
+    """Return the SHA-256, in hex, over every parameter and buffer: name, dtype, shape and bytes.
 
     It does not depend on the memory format, nor on the device.
     """
@@ -33,7 +33,7 @@ def seal(module: nn.Module) -> str:
 
 
 def sealing(module: nn.Module) -> Generator[None, None, str]:
-    """The same in steps of at most a few milliseconds, for who has something else to do in between."""
+    """Compute `seal` in steps of at most a few milliseconds, so that the caller can do other work in between."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors(module), key=lambda item: item[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -44,7 +44,7 @@ def sealing(module: nn.Module) -> Generator[None, None, str]:
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:
-    """A tensor's elements in order, in pieces of about a mebibyte; of another memory format by rows, without a copy."""
+    """Split a tensor in order into pieces of about a mebibyte; in another memory format by rows, not copied."""
     if tensor.is_contiguous():
         tensor = tensor.reshape(-1)
     if not tensor.numel() or not tensor.dim():
@@ -53,10 +53,10 @@ def _pieces(tensor: Tensor) -> Sequence[Tensor]:
     return torch.split(tensor, max(1, PIECE_BYTES // row_bytes))
 
 
-def version(sealed: str, card: Card, labels: list[str], architecture: bytes) -> str:
-    """The first 12 hex digits of SHA-256 over seal, card, labels and the architecture's source."""
+def version(sealed: str, card: Card, labels: list[str], architecture: bytes, *more: bytes) -> str:
+    """Return the first 12 hex digits of SHA-256 over seal, card, labels, the architecture's source, and more parts."""
     digest = hashlib.sha256()
-    for part in (sealed.encode(), canonical(card), "\n".join(labels).encode(), architecture):
+    for part in (sealed.encode(), canonical(card), "\n".join(labels).encode(), architecture, *more):
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()[:12]
 

@@ -21,7 +21,7 @@ SUFFIX = ".pt2"
 
 
 def need(target: Target) -> None:
-    """It compiles with `$CXX`, else g++.
+    """Check that there is a C++ compiler: `$CXX`, else g++.
 
     Raises:
         CannotCompileError: there is none on the PATH.
@@ -47,7 +47,7 @@ def build(program: torch.export.ExportedProgram, file: Path, target: Target, max
 
 
 def load(file: Path, target: Target) -> Package:
-    """The function that a package holds. Native code: whoever calls this has looked at whose file it is.
+    """Load a package. It is native code: the caller has checked who owns the file.
 
     `torch._inductor.aoti_load_package` does the same, but imports all of Inductor to do so, which an engine that only
     serves has no use for: more than a second, and 160 MiB.

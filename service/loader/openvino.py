@@ -1,7 +1,7 @@
-"""OpenVINO: from an exported graph to its own, compiled in memory for the processor at hand. For CPUs.
+"""OpenVINO: converts an exported graph to its own, and compiles it in memory for this machine's CPU.
 
 It needs no C++ compiler, and a package is loaded in tens of milliseconds. The library is not required: without it
-there is one candidate less.
+there is one candidate fewer.
 
 Sources: https://docs.openvino.ai/2026/openvino-workflow/model-preparation/convert-model-pytorch.html,
 https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
@@ -36,10 +36,10 @@ _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16
 
 
 def need(target: Target) -> None:
-    """It is a library.
+    """Check that OpenVINO is installed.
 
     Raises:
-        CannotCompileError: it is not installed, or the device is no CPU.
+        CannotCompileError: it is not installed, or the device is not a CPU.
     """
     if target.device.type != "cpu":
         raise CannotCompileError("no-compiler", "OpenVINO is asked for CPUs only")
@@ -65,7 +65,7 @@ def build(program: torch.export.ExportedProgram, file: Path, target: Target) -> 
         with torch.no_grad(), _contiguous(program):
             decoder = TorchFXPythonDecoder.from_exported_program(program)
             model = front_end.convert(front_end.load(decoder))
-            model.reshape([openvino.Dimension(1, target.cap), 3, target.side, target.side])
+            model.reshape([openvino.Dimension(1, target.cap), *target.shape])
             wanted = openvino.preprocess.PrePostProcessor(model)
             wanted.output().tensor().set_element_type(openvino.Type.f32)  # numpy hands it over, and has no bfloat16
             compiled = openvino.Core().compile_model(wanted.build(), "CPU", _settings(target, 1))
@@ -78,7 +78,7 @@ def build(program: torch.export.ExportedProgram, file: Path, target: Target) -> 
 
 @contextlib.contextmanager
 def _contiguous(program: torch.export.ExportedProgram) -> Iterator[None]:
-    """Inside, the program's weights are as it wants them.
+    """Give OpenVINO the program's weights as it wants them, inside.
 
     It would copy others, and let go of a copy in bfloat16 while its model still reads it: OpenVINO 2026.4 then gives
     NaN.
@@ -98,7 +98,7 @@ def _contiguous(program: torch.export.ExportedProgram) -> Iterator[None]:
 
 
 def load(file: Path, target: Target) -> Package:
-    """A package whose forwards all threads share, layer by layer."""
+    """Load a package whose forwards all threads share, layer by layer."""
     import openvino
 
     whole = Lanes(openvino.Core(), file.read_bytes(), target, streams=1)
@@ -106,7 +106,7 @@ def load(file: Path, target: Target) -> Package:
 
 
 def build_in_pieces(program: torch.export.ExportedProgram, file: Path, target: Target) -> None:
-    """The same package, for who cuts batches.
+    """Build the package of `build`, for `load_in_pieces`.
 
     Raises:
         CannotCompileError: as `build`, or there is nothing to share between threads.
@@ -117,11 +117,11 @@ def build_in_pieces(program: torch.export.ExportedProgram, file: Path, target: T
 
 
 def load_in_pieces(file: Path, target: Target) -> Package:
-    """A package that cuts a batch into pieces, each of which one stream takes from beginning to end.
+    """Load a package that cuts a batch into pieces, each of which one stream takes from beginning to end.
 
     Threads that share a forward wait for each other after every layer, spinning; and while a front end decodes the next
-    picture on one of their cores, all do. With more pieces than streams, who is held up takes fewer. On the other hand
-    each piece reads all weights. A batch too small to cut is shared, and one too large refused.
+    picture on one of their cores, all do. With more pieces than streams, a stream that is held up takes fewer.
+    On the other hand each piece reads all weights. A batch too small to cut is shared, and one too large refused.
     """
     import openvino
 
@@ -139,12 +139,12 @@ def load_in_pieces(file: Path, target: Target) -> Package:
 
 
 def _streams(target: Target) -> int:
-    """How many forwards run at a time: each has a thread at least, and the largest batch is enough for all."""
+    """Return how many forwards run at a time: at most one a thread, and at most one an example of the largest batch."""
     return min(target.threads, target.cap)
 
 
 def _pieces(size: int, streams: int) -> int:
-    """Into how many pieces a batch is cut: twice as many as streams if there are, of `PIECE` examples if of more."""
+    """Return how many pieces a batch is cut into: two a stream if it can be, more if they would exceed `PIECE`."""
     if size < streams:
         return 1
     return max(min(size, 2 * streams), -(-size // PIECE))

@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def around_operators(run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> TorchDispatchMode:
-    """A context inside which `run(operator, args, kwargs)` runs each operator of this thread, and gives its output.
+    """Return a context in which `run(operator, args, kwargs)` runs each operator of this thread, and gives its output.
 
     Torch hides such Python from dynamo, and imports dynamo to do so: more than a second, and memory that stays. Where
-    nothing has imported it there is nobody to hide from.
+    nothing has imported it there is nothing to hide from.
     """
     hide = "torch._dynamo" in sys.modules
 

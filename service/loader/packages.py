@@ -18,11 +18,11 @@ import msgspec
 
 from service.loader.artefact import read_struct, write_struct, write_whole
 from service.loader.card import Card
-from service.loader.report import Verdict
+from service.loader.verdict import Verdict
 
-#: Of all packages so many are kept, the latest used: more than anybody serves at once.
+#: Packages kept, the most recently used: more than a server serves at once.
 MOST_PACKAGES = 64
-#: A package at whose first forwards so many processes have ended is not tried again.
+#: A package is not tried again after this many processes have ended during its first forwards.
 MOST_DEATHS = 2
 
 
@@ -31,7 +31,7 @@ class RefusedPackageError(Exception):
 
 
 def ruled_out(card: Card) -> Verdict | None:
-    """Why no package may answer for this model, whatever the machine; None where one may."""
+    """Return the verdict on a model that no package may answer for on any machine; None if one may."""
     if card.optimize == "eager":
         return Verdict("off", "optimize = eager on its card")
     if "repeatable" in card.proof.waive:
@@ -46,17 +46,17 @@ class Packages:
         self._folder = folder / "compiled"
 
     def read(self, key: str) -> Verdict | None:
-        """The verdict under a key, or None: then nobody has tried yet."""
+        """Return the verdict under a key; None if compiling has not been tried yet."""
         return read_struct(self._folder / f"{key}.json", Verdict)
 
     def open(self, verdict: Verdict) -> Path:
-        """The package that a verdict names, whole and ours.
+        """Return the file of a verdict's package, after checking its owner and its hash.
 
         Raises:
-            RefusedPackageError: somebody else may have written it, or its bytes are not those that were measured.
+            RefusedPackageError: another user may have written it, or its bytes are not those that were measured.
         """
         if Path(verdict.package).name != verdict.package:
-            raise RefusedPackageError(f"{verdict.package!r} is no name of a file")
+            raise RefusedPackageError(f"{verdict.package!r} is not a file name")
         file = self._folder / verdict.package
         for path in (self._folder, file):
             if why := not_ours(path):
@@ -70,7 +70,7 @@ class Packages:
 
     @contextlib.contextmanager
     def trying(self, key: str) -> Iterator[None]:
-        """Round the first forwards of a package, which is native code and may end the process.
+        """Guard the first forwards of a package, which is native code and may end the process.
 
         Raises:
             RefusedPackageError: two processes have ended in here.
@@ -80,7 +80,7 @@ class Packages:
         if len(died) >= MOST_DEATHS:
             file.unlink(missing_ok=True)
             raise RefusedPackageError(f"{len(died)} processes ended while they tried {key}")
-        with contextlib.suppress(OSError), file.open("a") as out:  # the folder may be read-only
+        with contextlib.suppress(OSError), file.open("a", encoding="ascii") as out:  # the folder may be read-only
             out.write(f"{os.getpid()}\n")
         try:
             yield
@@ -101,7 +101,7 @@ class Packages:
             self.write(key, verdict)
 
     def writable(self) -> str:
-        """Why nothing can be kept here; empty where it can. The folder is made if it is not there."""
+        """Say why nothing can be kept here; empty if it can. The folder is made if it is missing."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -116,6 +116,7 @@ class Packages:
         Raises:
             OSError: it cannot be written.
         """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may have been removed during the build
         if package:
             content = package.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
@@ -129,7 +130,7 @@ class Packages:
         return verdict
 
     def _packages(self, key: str = "*") -> list[Path]:
-        """The files of a key, whoever has made them, or of all keys."""
+        """Return the packages of a key, of any compiler, or those of all keys."""
         return [file for file in self._folder.glob(f"{key}-*") if file.suffix != ".partial"]
 
     def _prune(self, kept: str) -> None:
@@ -145,7 +146,7 @@ class Packages:
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
-        """Held by who builds: another process waits, and may then find its verdict there."""
+        """Hold the lock of a build: another process waits, and may then find the verdict."""
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
@@ -156,7 +157,7 @@ class Packages:
 
 def _lines(file: Path) -> list[str]:
     with contextlib.suppress(OSError):
-        return file.read_text().split()
+        return file.read_text("ascii").split()
     return []
 
 
@@ -167,7 +168,7 @@ def _used(file: Path) -> float:
 
 
 def not_ours(path: Path) -> str:
-    """Why code from here must not be run: somebody other than this user or root owns it, or may write to it."""
+    """Say why code from here must not be run: a user other than this one or root owns it, or may write to it."""
     try:
         found = path.stat()
     except OSError as error:

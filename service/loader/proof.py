@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.loader.last_operator import End
+from service.loader.output_findings import judge_outputs
 from service.loader.report import Figures, Report, RuleResult
 from service.loader.trial import Trial
 
@@ -23,9 +25,9 @@ from service.loader.trial import Trial
 #: forward computes in. TF32 multiplies with the ten bits of float16.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 
-#: Inputs whose outputs differ by less than so many tolerances, or than this share, say nothing when answers agree.
+#: Agreement proves nothing for inputs whose outputs differ by fewer tolerances, or by a smaller share, than these.
 CONTRAST_IN_TOLERANCES, MOST_CONTRAST = 100, 0.1
-#: Of a model that is not repeatable, company may change an answer by so many times what repetition changes.
+#: If a model is not repeatable, company may change an answer by this many times what repetition changes.
 NOISE_FACTOR = 10
 
 
@@ -35,30 +37,39 @@ def prove(
     examples: Tensor,
     sizes: Sequence[int],
     waive: Mapping[str, str] | None = None,
+    activation: str = "softmax",
+    allow_constant: bool = False,
+    between: Callable[[], object] = lambda: None,
+    end: End = "other",
 ) -> Report:
-    """Run a model through what answers requests, and judge what was seen by eight rules.
+    """Run a model through the function that answers requests, and judge it by eight rules, and its outputs.
 
     At batch 1 and at the largest size it takes four forwards each, at each size between them two.
 
     Args:
-        run_batch: what answers requests, `(N, 3, H, W) uint8` to logits `(N, classes)`; called in this thread's mode.
+        run_batch: the function that answers requests, `(N, C, H, W) uint8` to logits `(N, classes)`; called in this
+            thread's mode.
         module: the module behind it.
-        examples: `(2 * largest size, 3, H, W) uint8`, no two alike.
+        examples: `(2 * largest size, C, H, W) uint8`, no two alike.
         sizes: batch sizes to try, rising, the first of them 1.
-        waive: by rule, the reason why its failure is no refusal.
+        waive: by rule, the reason why the model is served although it breaks the rule.
+        activation: what makes probabilities of the outputs, as a card says it.
+        allow_constant: whether the outputs may be the same for every input.
+        between: called before each forward; what it raises ends the proof.
+        end: the kind of operator that the outputs come from.
 
     Raises:
         Refusal: `run_batch` refuses an example.
     """
     began = time.perf_counter()
-    trial = Trial(run_batch, module, examples)
+    trial = Trial(run_batch, module, examples, between)
     trial.run(sizes)
     comparison = compare(trial, tolerance_of(module))
     reasons = waive or {}
     rules = []
     for name, judge in JUDGES.items():
-        verdict = judge(trial, comparison)
-        rules.append(RuleResult(name, verdict.passed, verdict.words, reasons.get(name, "")))
+        judgement = judge(trial, comparison)
+        rules.append(RuleResult(name, judgement.passed, judgement.words, reasons.get(name, "")))
     figures = Figures(
         graph_nodes=sum(watch.graph_nodes for watch in trial.watches),
         saved_tensors=sum(watch.saved_tensors for watch in trial.watches),
@@ -72,11 +83,13 @@ def prove(
         seconds=time.perf_counter() - began,
     )
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    return Report(rules, figures, made, comparison.inconclusive)
+    rows = comparison.rows
+    findings = judge_outputs(rows, comparison.contrast, comparison.tolerance, activation, allow_constant, end)
+    return Report(rules, figures, made, comparison.inconclusive, findings=findings)
 
 
 def tolerance_of(module: nn.Module) -> float:
-    """The tolerance for what the module computes in: the dtype of its first parameter of a floating dtype."""
+    """Return the tolerance for the dtype that the module computes in: that of its first floating-point parameter."""
     floating = (p for p in chain(module.parameters(), module.buffers()) if p.is_floating_point())
     first = next(floating, torch.empty(0))
     if first.is_cuda and first.dtype is torch.float32 and torch.backends.cudnn.allow_tf32:
@@ -92,6 +105,7 @@ class Comparison:
         difference: the largest that company made, and `where` it did.
         noise: the largest that repetition made.
         contrast: the largest between different examples.
+        rows: `(N, classes) float64`, the first outputs of N examples; empty where they are not vectors.
     """
 
     tolerance: float
@@ -99,18 +113,19 @@ class Comparison:
     where: str
     noise: float
     contrast: float
+    rows: Tensor
 
     @property
     def inconclusive(self) -> str:
-        """Why agreement proves nothing; empty where it proves something."""
+        """Say why agreement proves nothing; empty if it proves something."""
         wanted = min(CONTRAST_IN_TOLERANCES * self.tolerance, MOST_CONTRAST)
         if self.contrast >= wanted:
             return ""
-        return f"Different inputs differ by {self.contrast:.1e} only; it takes {wanted:.0e} to tell one from another."
+        return f"Different inputs differ by {self.contrast:.1e} only; below {wanted:.0e} the rule shows nothing."
 
 
 def compare(trial: Trial, tolerance: float) -> Comparison:
-    """Hold every row of every forward against the first of the same example."""
+    """Compare every row of every forward with the first row of the same example."""
     scale = max((float(leaf.abs().max()) for leaf in trial.leaves() if leaf.numel()), default=0.0) or 1.0
     first: dict[int, list[Tensor]] = {}
     difference, where = 0.0, ""
@@ -122,11 +137,14 @@ def compare(trial: Trial, tolerance: float) -> Comparison:
     noise = max((distance(a.outputs, b.outputs) for a, b in trial.repeated()), default=0.0) / scale
     rows = list(first.values())
     contrast = max((distance(rows[0], row) for row in rows[1:]), default=0.0) / scale
-    return Comparison(tolerance, difference, where, noise, contrast)
+    vectors = [row[0] for row in rows if row and row[0].dim() == 1 and row[0].shape == rows[0][0].shape]
+    return Comparison(
+        tolerance, difference, where, noise, contrast, torch.stack(vectors) if vectors else torch.empty(0, 0)
+    )
 
 
 def distance(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
-    """The largest absolute difference; two NaN are alike, a NaN and a number infinitely far apart."""
+    """Return the largest absolute difference; two NaN are equal, a NaN and a number infinitely far apart."""
     largest = 0.0
     for a, b in zip(one, other, strict=False):  # outputs of another number fail by their bits
         if a.shape != b.shape:
@@ -138,20 +156,20 @@ def distance(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     passed: bool
     words: str
 
 
-def held(words: str) -> Verdict:
-    return Verdict(True, words)
+def held(words: str) -> Judgement:
+    return Judgement(True, words)
 
 
-def broken(words: str) -> Verdict:
-    return Verdict(False, words)
+def broken(words: str) -> Judgement:
+    return Judgement(False, words)
 
 
-def judge_eval(trial: Trial, comparison: Comparison) -> Verdict:
+def judge_eval(trial: Trial, comparison: Comparison) -> Judgement:
     before, after = trial.before.training, trial.after.training
     during = [name for watch in trial.watches for name in watch.training]
     if before:
@@ -163,7 +181,7 @@ def judge_eval(trial: Trial, comparison: Comparison) -> Verdict:
     return held("No module is in train mode, before, during or after forward.")
 
 
-def judge_frozen(trial: Trial, comparison: Comparison) -> Verdict:
+def judge_frozen(trial: Trial, comparison: Comparison) -> Judgement:
     before, after = trial.before.unfrozen, trial.after.unfrozen
     during = [name for watch in trial.watches for name in watch.unfrozen]
     if before:
@@ -175,7 +193,7 @@ def judge_frozen(trial: Trial, comparison: Comparison) -> Verdict:
     return held("No parameter requires a gradient, before, during or after forward.")
 
 
-def judge_inference_mode(trial: Trial, comparison: Comparison) -> Verdict:
+def judge_inference_mode(trial: Trial, comparison: Comparison) -> Judgement:
     off = [where for watch in trial.watches for where in watch.mode_off]
     off += ["after forward" for forward in trial.forwards if forward.left_mode]
     if off:
@@ -183,8 +201,8 @@ def judge_inference_mode(trial: Trial, comparison: Comparison) -> Verdict:
     return held("Inference mode was on at every module call and every operator.")
 
 
-def judge_no_graph(trial: Trial, comparison: Comparison) -> Verdict:
-    """All three signs are looked at, and the counter: a custom autograd.Function can defeat one (pytorch#77967)."""
+def judge_no_graph(trial: Trial, comparison: Comparison) -> Judgement:
+    """Check all three signs, and the counter: a custom autograd.Function can defeat one (pytorch#77967)."""
     for forward in trial.forwards:
         if forward.graph:
             return broken(forward.graph)
@@ -193,20 +211,20 @@ def judge_no_graph(trial: Trial, comparison: Comparison) -> Verdict:
     return held("The output has no grad_fn, and autograd's counter did not move.")
 
 
-def judge_nothing_saved(trial: Trial, comparison: Comparison) -> Verdict:
+def judge_nothing_saved(trial: Trial, comparison: Comparison) -> Judgement:
     tensors, size = (sum(getattr(watch, name) for watch in trial.watches) for name in ("saved_tensors", "saved_bytes"))
     if tensors:
         return broken(f"Forward saved {tensors} tensors ({size:,} bytes) for a backward pass.")
     return held("Nothing was saved for a backward pass.")
 
 
-def judge_nothing_changed(trial: Trial, comparison: Comparison) -> Verdict:
+def judge_nothing_changed(trial: Trial, comparison: Comparison) -> Judgement:
     if changed := trial.changed():
         return broken(f"{changed[0]} by forward ({len(changed)} tensors in all).")
     return held(f"All {trial.counted} parameters and buffers have the bits that they had before.")
 
 
-def judge_repeatable(trial: Trial, comparison: Comparison) -> Verdict:
+def judge_repeatable(trial: Trial, comparison: Comparison) -> Judgement:
     for once, again in trial.repeated():
         if not same_bits(once.outputs, again.outputs):
             apart = f"they differ by up to {comparison.noise:.1e} of the largest output"
@@ -214,7 +232,7 @@ def judge_repeatable(trial: Trial, comparison: Comparison) -> Verdict:
     return held("The same input gives the same bits.")
 
 
-def judge_batch_invariant(trial: Trial, comparison: Comparison) -> Verdict:
+def judge_batch_invariant(trial: Trial, comparison: Comparison) -> Judgement:
     for forward in trial.forwards:
         if forward.wrong_count is not None:
             return broken(f"Forward gave {forward.wrong_count} answers for {len(forward.order)} inputs.")
@@ -233,8 +251,8 @@ def same_bits(once: Sequence[Tensor], again: Sequence[Tensor]) -> bool:
     )
 
 
-#: A function for each rule, in order.
-JUDGES: dict[str, Callable[[Trial, Comparison], Verdict]] = {
+#: The rules in their order, by the names that reports, waivers and dashboards use, with the function that judges each.
+JUDGES: dict[str, Callable[[Trial, Comparison], Judgement]] = {
     "eval": judge_eval,
     "frozen": judge_frozen,
     "inference-mode": judge_inference_mode,

@@ -1,6 +1,6 @@
-"""Sensors round a forward: inference mode at every module call and operator, train mode, gradients, what is saved.
+"""Sensors around a forward: inference mode at every module call and operator, train mode, gradients, what is saved.
 
-Torch's own means, none of which a model has to know of: global module hooks, a dispatch mode, saved-tensor hooks and
+Torch's own means, which need nothing from the model: global module hooks, a dispatch mode, saved-tensor hooks and
 autograd's sequence number. They slow a forward down and are for proofs only.
 """
 
@@ -29,12 +29,12 @@ class Watch:
         module: gives modules and parameters their names.
 
     Attributes:
-        mode_off: where inference mode was off, in order.
+        mode_off: places where inference mode was off, in order.
         training: modules that were called in train mode.
         unfrozen: parameters of called modules, and operands, that require a gradient.
         hidden: modules that were called though they are registered nowhere (in a plain list, say), with their
             seals before their first call.
-        saved_tensors, saved_bytes: what was saved for a backward pass.
+        saved_tensors, saved_bytes: tensors saved for a backward pass, and their bytes.
         graph_nodes: autograd nodes built in this thread.
     """
 
@@ -54,7 +54,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", message="Using `torch.compile")  # that hooks fire twice for it is no harm
+        warnings.filterwarnings("ignore", message="Using `torch.compile")  # hooks that fire twice do no harm
         for handle in (register_module_forward_pre_hook(self._called), register_module_forward_hook(self._returned)):
             self._stack.callback(handle.remove)
         hooks = torch.autograd.graph.saved_tensors_hooks(self._saved, lambda tensor: tensor)
@@ -90,7 +90,7 @@ class Watch:
             self.mode_off.append(f"when {self.name_of(module)} returned")
 
     def _operator(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Looks at an operator, of the model's or of a sensor's own, and runs it."""
+        """Look at an operator, and run it; a sensor's own operators are only run."""
         if self._looking:
             self._look(str(operator), tree_iter((args, kwargs)))
         return operator(*args, **kwargs)
@@ -105,7 +105,7 @@ class Watch:
                 )
 
     def _counting_apply(self) -> Any:
-        """`Function.apply` makes a node at each call, and throws it away where there is no graph: no violation."""
+        """Count nodes that `Function.apply` makes and throws away where there is no graph: they violate nothing."""
         apply = torch.autograd.Function.__dict__["apply"]
 
         def counting(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
@@ -122,17 +122,17 @@ class Watch:
 
 
 def sequence_number() -> int:
-    """How many autograd nodes this thread has built so far."""
+    """Return the number of autograd nodes that this thread has built so far."""
     return int(torch._C._autograd._get_sequence_nr())
 
 
 def digests(module: nn.Module) -> dict[str, str]:
-    """SHA-256 of each parameter and buffer, by its name; of a shared one under each of its names."""
+    """Return the SHA-256 of each parameter and buffer by name; a shared one appears under each of its names."""
     return {name: digest(tensor) for name, tensor in tensors(module)}
 
 
 def plain_digests(module: nn.Module) -> dict[str, str]:
-    """The same of tensors that are plain attributes of modules, or in a list, tuple or dict that is one."""
+    """Return digests of tensors that are plain attributes of modules, or in a list, tuple or dict that is one."""
     return {
         f"{name}.{key}".lstrip("."): digest(tensor)
         for name, part in module.named_modules()
@@ -153,7 +153,7 @@ def _tensors_in(attribute: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def digest(tensor: Tensor) -> str:
-    """SHA-256, in hex, of a tensor's dtype, shape and bytes."""
+    """Return the SHA-256, in hex, of a tensor's dtype, shape and bytes."""
     sha = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
     if tensor.layout is torch.strided and tensor.device.type != "meta":
         sha.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)

@@ -24,10 +24,10 @@ class Forward:
     Attributes:
         order: the examples in it, by number.
         outputs: every tensor of the output, as contiguous float64 copies on the CPU.
-        watched: whether sensors were round it, which may change the last bits.
-        graph: why an output is part of a graph; empty where none is.
+        watched: whether sensors were around it, which may change the last bits.
+        graph: why an output is part of a graph; empty if none is.
         left_mode: whether inference mode was off after it.
-        seconds: how long it took.
+        seconds: its duration.
     """
 
     order: tuple[int, ...]
@@ -39,7 +39,7 @@ class Forward:
 
     @property
     def wrong_count(self) -> int | None:
-        """How many answers there are, where that is not how many inputs there were."""
+        """Return the number of answers if it differs from the number of inputs, else None."""
         counts = [len(leaf) if leaf.dim() else 0 for leaf in self.outputs] or [0]
         return next((count for count in counts if count != len(self.order)), None)
 
@@ -52,7 +52,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Modes:
-    """The names of what is not as serving needs it."""
+    """The names of modules in train mode, and of parameters that are not frozen."""
 
     training: list[str]
     unfrozen: list[str]
@@ -66,10 +66,17 @@ class Modes:
 
 
 class Trial:
-    """Runs the forwards and keeps what a judge needs."""
+    """The forwards of a proof, with everything that a judge needs."""
 
-    def __init__(self, run_batch: Callable[[Tensor], Any], module: nn.Module, examples: Tensor) -> None:
+    def __init__(
+        self,
+        run_batch: Callable[[Tensor], Any],
+        module: nn.Module,
+        examples: Tensor,
+        between: Callable[[], object],
+    ) -> None:
         self._run_batch = run_batch
+        self._between = between
         self._module = module
         self._examples = examples
         self.forwards: list[Forward] = []
@@ -77,11 +84,11 @@ class Trial:
         self._mode = torch.is_inference_mode_enabled()
 
     def run(self, sizes: Sequence[int]) -> None:
-        """All forwards, each of `sizes` at least once, and the state of the module before and after them.
+        """Run all forwards, each size at least once, and record the module's state before and after them.
 
-        The order matters. Between two equal inputs comes once nothing, which shows what counts calls, and once another
-        input, which shows what remembers. Example 0 goes alone, first, and last among strangers; example 1 alone, and
-        between others. A batch goes plain before it goes watched.
+        The order matters. Equal inputs follow each other once directly, which shows a model that counts calls, and once
+        with another input between them, which shows a model that remembers. Example 0 goes alone, first, and last among
+        strangers; example 1 alone, and between others. A batch goes plain before it goes watched.
         """
         cap = sizes[-1]
         self.before, self._digests = Modes.of(self._module), digests(self._module)
@@ -101,10 +108,11 @@ class Trial:
         self.after, self._digests_after = Modes.of(self._module), digests(self._module)
 
     def _forward(self, order: tuple[int, ...], watched: bool = False) -> None:
+        self._between()  # outside the sensors: what it runs is not on trial
         batch = self._examples[list(order)]
         # A forward that has left inference mode once is condemned. What it left open would keep hold of the sensors.
         watch = Watch(self._module) if watched and not any(f.left_mode for f in self.forwards) else None
-        with torch.inference_mode(torch.is_inference_mode_enabled()):  # who leaves the mode, leaves it up to here
+        with torch.inference_mode(torch.is_inference_mode_enabled()):  # a forward can leave the mode only up to here
             began = time.perf_counter()
             with watch or nullcontext():
                 output = self._run_batch(batch)
@@ -130,11 +138,11 @@ class Trial:
 
     @property
     def plain(self) -> list[Forward]:
-        """The forwards that ran as requests do, without sensors."""
+        """Return the forwards that ran as requests do, without sensors."""
         return [forward for forward in self.forwards if not forward.watched]
 
     def batch_seconds(self) -> dict[int, float]:
-        """By batch size, the shortest plain forward."""
+        """Return the shortest plain forward of each batch size, in seconds."""
         shortest: dict[int, float] = {}
         for forward in self.plain:
             size = len(forward.order)
@@ -143,14 +151,14 @@ class Trial:
 
     @property
     def counted(self) -> int:
-        """How many parameters and buffers were hashed."""
+        """Return the number of parameters and buffers that were hashed."""
         return len(self._digests)
 
     def leaves(self) -> Iterator[Tensor]:
         return (leaf for forward in self.forwards for leaf in forward.outputs)
 
     def repeated(self) -> Iterator[tuple[Forward, Forward]]:
-        """Each two plain forwards of the same batch."""
+        """Yield each two plain forwards of the same batch."""
         by_order: dict[tuple[int, ...], list[Forward]] = {}
         for forward in self.plain:
             by_order.setdefault(forward.order, []).append(forward)
@@ -158,7 +166,7 @@ class Trial:
             yield from combinations(forwards, 2)
 
     def changed(self) -> list[str]:
-        """What is not as it was, in words: parameters, buffers, tensors in attributes, modules registered nowhere."""
+        """Say what changed: parameters, buffers, tensors in attributes, modules registered nowhere."""
         hidden = [
             f"{watch.name_of(module)} was changed"
             for watch in self.watches

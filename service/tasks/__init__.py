@@ -1,1 +1,1 @@
-"""What goes in and what comes out of a model, by kind of task."""
+"""A model's inputs and outputs, by the process that handles them."""

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from service.settings import Settings
-from service.supervisor import ENGINE_DRAIN_SECONDS
+from service.supervisor.lives import ENGINE_DRAIN_SECONDS
 from tests.support.kubectl import render
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -71,6 +71,6 @@ def test_it_has_the_limits_and_the_security_that_the_manifest_has(services):
 
 
 def test_it_is_given_the_time_to_drain(services):
-    # As service/supervisor.py waits: the delay, the drain and 2 s, then the engines and 1 s.
+    # As service/supervisor/tree.py waits: the delay, the drain and 2 s, then the engines and 1 s.
     drain = Settings().drain_delay_seconds + Settings().drain_limit_seconds + 2 + ENGINE_DRAIN_SECONDS + 1
     assert int(services["gradless"]["stop_grace_period"].rstrip("s")) > drain

@@ -1,9 +1,12 @@
 """The Dockerfile, read and linted; tests/deploy/test_image.py builds and runs it."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Dockerfile").read_text()
@@ -33,3 +36,15 @@ def test_the_health_check_needs_no_curl():
     assert "curl" not in check
     assert "urllib" in check
     assert "/health/ready" in check
+
+
+@pytest.mark.parametrize(("stated", "port"), [(None, 8000), ("9000", 9000), ("tcp://10.0.0.1:8000", 8000)])
+def test_the_health_check_asks_the_port_that_is_served_whatever_a_link_says(monkeypatch, stated, port):
+    asked = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: asked.append(url))
+    monkeypatch.delenv("GRADLESS_PORT", raising=False)
+    if stated:
+        monkeypatch.setenv("GRADLESS_PORT", stated)
+    command = TEXT[TEXT.index("HEALTHCHECK") :].split("CMD ", 1)[1].split("\n", 1)[0]
+    exec(json.loads(command)[2], {})
+    assert asked == [f"http://127.0.0.1:{port}/health/ready"]

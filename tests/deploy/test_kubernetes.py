@@ -20,8 +20,8 @@ import yaml
 
 import service
 from service.frontend.operations import operations, public
-from service.generations import ENGINE_DRAIN_SECONDS
 from service.settings import Settings
+from service.supervisor.lives import ENGINE_DRAIN_SECONDS
 from tests.support.kubectl import OVERLAYS, SHIPPED, Object, of_kind, render, render_folder, the, validate_custom
 from tests.support.manifests import copies
 from tests.support.prometheus import MISSING, is_missing, shipped_rules
@@ -75,7 +75,7 @@ def paths_of(router: Any) -> set[str]:
     return {route.path for route in router.routes}
 
 
-PUBLIC = paths_of(public(cast(Any, None), lambda: False, cast(Any, None)))
+PUBLIC = paths_of(public(cast(Any, None), lambda: False))
 OPERATIONS = paths_of(operations(cast(Any, None), lambda: False, lambda: None, Path(), cast(Any, None), None))
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
 import signal
-import tempfile
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -16,12 +14,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from service.engine.client import KILLS_FOR_A_STRIKE, InputChangedError
-from service.engine.wire import Failure, ModelState, Result
 from service.errors import InputCrashesModel, ModelFailed, NotReady, NotReplayed
+from service.frontend.engines.blame import KILLS_FOR_A_STRIKE
+from service.frontend.engines.client import InputChangedError
+from service.frontend.engines.known import Known
+from service.host.metric_memory import make_metric_memory
 from service.loader.report import Report, RuleResult
 from service.metrics import Metrics
 from service.settings import Settings
+from service.wire.messages import Failure, ModelState, Result
 from tests.support.models import SMALL, assert_right, direct, make_models, photographs
 from tests.support.ray import MISSING, SHIPPED, RayCluster, is_missing
 from tests.support.server import wait_for
@@ -284,9 +285,9 @@ def gradless_ray() -> ModuleType:
     return module
 
 
-def ask(tmp_path: Path, handle: Asked, state: ModelState = STATE, seconds: float = 30.0):
-    client = gradless_ray().RayClient(handle, Settings(), Metrics("test", tmp_path))
-    client.models = {state.name: state}
+def ask(handle: Asked, state: ModelState = STATE, seconds: float = 30.0):
+    known = Known("", {state.name: state})
+    client = gradless_ray().RayClient(handle, known, Settings(), Metrics("test", make_metric_memory()))
     return client, asyncio.run(client.infer(state, PIXELS, 5, time.monotonic() + seconds))
 
 
@@ -296,53 +297,44 @@ def died(times: int) -> list[Exception]:
     return [ActorUnavailableError("gone", None) if n % 2 else ActorDiedError() for n in range(times)]
 
 
-def test_a_request_goes_alone_after_a_second_death(tmp_path):
+def test_a_request_goes_alone_after_a_second_death():
     handle = Asked(*died(3), (RESULT, None))
-    _, (answer, state) = ask(tmp_path, handle)
+    _, (answer, state) = ask(handle)
     assert (answer, state) == (RESULT, STATE)
     assert [frame.alone for frame, *_ in handle.calls] == [False, False, True, True]
     assert all(0 < seconds <= 30 for _, seconds, *_ in handle.calls)
 
 
-def test_an_input_under_which_engines_die_again_and_again_gets_the_blame(tmp_path):
+def test_an_input_under_which_engines_die_again_and_again_gets_the_blame():
     with pytest.raises(InputCrashesModel):
-        ask(tmp_path, Asked(*died(KILLS_FOR_A_STRIKE)))
+        ask(Asked(*died(KILLS_FOR_A_STRIKE)))
 
 
-def test_a_model_that_is_not_repeatable_is_not_asked_twice(tmp_path):
+def test_a_model_that_is_not_repeatable_is_not_asked_twice():
     report = Report([RuleResult("repeatable", False, "", waived="It draws.")], None, "")  # type: ignore[arg-type]
     with pytest.raises(NotReplayed):
-        ask(tmp_path, Asked(*died(1)), msgspec.structs.replace(STATE, report=report))
+        ask(Asked(*died(1)), msgspec.structs.replace(STATE, report=report))
 
 
-def test_another_version_that_takes_the_same_input_answers(tmp_path):
+def test_another_version_that_takes_the_same_input_answers():
     other = msgspec.structs.replace(STATE, version="v2")
-    client, (_, state) = ask(tmp_path, Asked((RESULT, other)))
-    assert (state.version, client.models["tiny"].version) == ("v2", "v2")
+    client, (_, state) = ask(Asked((RESULT, other)))
+    assert (state.version, client.known.models["tiny"].version) == ("v2", "v2")
 
 
-def test_a_request_is_decoded_again_for_a_version_that_takes_another_input(tmp_path):
+def test_a_request_is_decoded_again_for_a_version_that_takes_another_input():
     other = msgspec.structs.replace(STATE, version="v2", input={"crop": 16})
     with pytest.raises(InputChangedError):
-        ask(tmp_path, Asked((None, other)))
+        ask(Asked((None, other)))
 
 
-def test_what_an_engine_refuses_is_refused(tmp_path):
+def test_what_an_engine_refuses_is_refused():
     with pytest.raises(ModelFailed, match="It raised"):
-        ask(tmp_path, Asked((Failure(0, "model_failed", "It raised."), None)))
+        ask(Asked((Failure(0, "model_failed", "It raised."), None)))
 
 
-def test_a_deployment_that_has_failed_is_told_as_not_ready(tmp_path):
+def test_a_deployment_that_has_failed_is_told_as_not_ready():
     from ray.serve.exceptions import DeploymentUnavailableError
 
     with pytest.raises(NotReady):
-        ask(tmp_path, Asked(DeploymentUnavailableError("Engine")))
-
-
-def test_what_a_killed_process_has_left_is_swept_by_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead, alive = tmp_path / "gradless-ray-999999999-a", tmp_path / f"gradless-ray-{os.getpid()}-b"
-    dead.mkdir()
-    alive.mkdir()
-    own = gradless_ray()._own_folder()
-    assert set(tmp_path.iterdir()) == {own, alive}
+        ask(Asked(DeploymentUnavailableError("Engine")))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from service.loader.report import RULES
+from service.loader.proof import JUDGES
 from tests.support.models import SMALL, make_models
 from tests.support.tiny import tiny_at
 
@@ -76,12 +77,13 @@ def test_a_model_that_fails_is_told_with_its_rule_and_the_exit_code_is_1(mixed):
     said = check("--models", str(mixed), code=1)
     assert "leaves: inference-mode: broken: Inference mode was off at the operator aten." in said
     assert "drops: repeatable: broken: The same batch of 1 gave different outputs" in said
-    assert "sound: " not in said
+    assert "sound: untrained: warning: " in said
+    assert not any(f"sound: {rule}: " in said for rule in JUDGES)
 
 
 def test_verbose_says_what_each_rule_saw(mixed):
     said = check("sound", "--models", str(mixed), "--verbose")
-    assert all(f"sound: {rule}: holds: " in said for rule in RULES)
+    assert all(f"sound: {rule}: holds: " in said for rule in JUDGES)
     assert "blends in its last answer: breaks repeatable" in said
 
 
@@ -93,7 +95,7 @@ def test_json_has_a_verdict_a_model_and_a_rule(mixed):
         "sound": True,
     }
     for model in found["models"]:
-        assert [rule["rule"] for rule in model["rules"]] == list(RULES)
+        assert [rule["rule"] for rule in model["rules"]] == list(JUDGES)
         assert all(rule["detail"] for rule in model["rules"])
     assert found["controls"]["run"] > 35
     assert found["controls"]["missed"] == []
@@ -130,9 +132,27 @@ def test_weights_that_do_not_fit_are_told_for_every_model_at_once(tmp_path):
         path = tiny_at(tmp_path / "models", "file:weights.pth", name=name)
         torch.save({"0.weight": torch.zeros(1)}, path / "weights.pth")
     said = check("--models", str(tmp_path / "models"), code=2)
-    assert "a/model.toml: weights: missing in the weights: 2.weight, 2.bias" in said
+    assert "a/model.toml: weights: missing from the weights: 2.weight, 2.bias" in said
     assert "b/model.toml: weights: unexpected in the weights: 0.weight" in said
 
 
 def test_a_model_that_is_not_there_is_told_with_those_that_are(mixed):
     assert "there are drops, leaves, sound" in check("none", "--models", str(mixed), code=2)
+
+
+def test_a_card_that_is_wrong_and_weights_that_do_not_fit_are_a_line_among_those_of_sound_models(tmp_path):
+    models = tmp_path / "models"
+    tiny_at(models, name="sound")
+    torch.save({"0.weight": torch.zeros(1)}, tiny_at(models, "file:weights.pth", name="unfit") / "weights.pth")
+    make_models(models, wrong="weights = 'random:1'\n")
+    command = [sys.executable, "-m", "service", "check", "--device", "cpu", "--models", str(models)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=ENVIRONMENT)
+    assert done.returncode == 2
+    assert re.search(r"sound .* proven", done.stdout)
+    assert len(re.findall(r"(?:unfit|wrong) .* card is wrong", done.stdout)) == 2
+    assert "wrong/model.toml: architecture: is missing" in done.stdout
+    assert "Controls: not run" in done.stdout
+    lines = [line.partition(", ")[0] for line in done.stderr.splitlines()]
+    assert lines[0] == "gradless: sound: proven"
+    assert lines[1].startswith("gradless: unfit: cannot be checked: ")
+    assert lines[2].startswith("gradless: wrong: cannot be checked: ")

@@ -9,7 +9,7 @@ from shutil import which
 import httpx
 import pytest
 
-from service.loader.report import RULES
+from service.loader.proof import JUDGES
 from tests.support.models import SMALL, make_models, photographs
 from tests.support.server import wait_for
 
@@ -55,7 +55,7 @@ def test_models_tell_what_is_served(server):
 def test_the_proof_of_a_served_model_passed_by_name(server):
     proof = httpx.get(f"{server.url}/models/one/proof").json()
     assert proof["passed"] is True
-    assert [rule["rule"] for rule in proof["rules"]] == list(RULES)
+    assert [rule["rule"] for rule in proof["rules"]] == list(JUDGES)
     assert proof["version"] == httpx.get(f"{server.url}/models/one").json()["version"]
     assert proof["figures"]["sizes"] == [1, 2, 4, 8]
     assert proof["figures"]["saved_bytes"] == 0
@@ -107,7 +107,7 @@ def test_the_access_log_has_a_line_a_request_and_no_query(serve, two_models):
     httpx.post(f"{server.url}/predict?top_k=3&key=secret", content=b"", headers=JPEG | {"X-Request-Id": "mine-2"})
     lines = wait_for(lambda: [json.loads(line) for line in server.log if "mine-2" in line], 10, "a line in the log")
     (line,) = lines
-    assert (line["event"], line["method"], line["path"], line["status"]) == ("request", "POST", "/predict", 400)
+    assert (line["event"], line["method"], line["path"], line["status"]) == ("request", "POST", "/predict", 422)
     assert line["milliseconds"] > 0
     assert "secret" not in "".join(server.log)
 

@@ -69,6 +69,18 @@ def test_a_multipart_of_several_is_answered_in_order(server, one):
     assert_right(answer.json(), one, *pictures)
 
 
+@pytest.mark.parametrize("query", ["", "?top_k=3"])
+def test_top_k_may_stand_in_a_form_and_in_json(server, one, query):
+    picture = photographs()[0]
+    form = {"files": {"file": ("a.jpg", picture)}, "data": {"top_k": "3"}}
+    body = {"json": {"instances": [{"b64": base64.b64encode(picture).decode()}], "top_k": 3}}
+    for sent in (form, body):
+        answer = httpx.post(f"{server.url}/predict{query}", **sent)
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["predictions"][0]["classes"]) == 3
+        assert_right(answer.json(), one, picture)
+
+
 def test_json_takes_base64_and_data_urls(server, one):
     text = base64.b64encode(photographs()[0]).decode()
     body = {"instances": [{"b64": text}, {"b64": f"data:image/jpeg;base64,{text}"}]}

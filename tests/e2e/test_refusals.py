@@ -39,18 +39,18 @@ def instances(value: object) -> bytes:
 JSON = {"Content-Type": "application/json"}
 REFUSALS = {
     "empty body": (b"", JPEG, "", 400, "empty"),
-    "random bytes": (bytes(range(256)) * 9, JPEG, "", 422, "no JPEG, PNG, GIF or WebP"),
+    "random bytes": (bytes(range(256)) * 9, JPEG, "", 422, "send a JPEG, PNG, GIF or WebP"),
     "truncated JPEG": (photographs()[0][: len(photographs()[0]) // 2], JPEG, "", 422, "broken"),
     "truncated PNG": (png(300, 300)[:-60], {"Content-Type": "image/png"}, "", 422, "broken"),
     "decompression bomb": (bomb(), {"Content-Type": "image/png"}, "", 413, "50000 x 50000"),
     "a line": (png(1, 200_000), {"Content-Type": "image/png"}, "", 422, "shorter side"),
     "a form": (b"a=1", {"Content-Type": "application/x-www-form-urlencoded"}, "", 415, "image/jpeg"),
-    "no JSON": (b'{"instances": [', JSON, "", 400, "no JSON"),
-    "NaN": (b'{"instances": [[[[NaN, 0, 0]]]]}', JSON, "", 400, "no JSON"),
+    "no JSON": (b'{"instances": [', JSON, "", 400, "not valid JSON"),
+    "NaN": (b'{"instances": [[[[NaN, 0, 0]]]]}', JSON, "", 400, "not valid JSON"),
     "another key": (b'{"inputs": []}', JSON, "", 422, "instances"),
     "no instances": (instances([]), JSON, "", 422, "no picture"),
     "a number over 255": (instances([[[[256, 0, 0]]]]), JSON, "", 422, "255"),
-    "fractions": (instances([[[[0.5, 0, 0]]]]), JSON, "", 422, "int"),
+    "fractions": (instances([[[[0.5, 0, 0]]]]), JSON, "", 422, "whole numbers"),
     "ragged rows": (instances([[[[1, 2, 3]], [[1, 2, 3], [1, 2, 3]]]]), JSON, "", 422, "(H, W, 3)"),
     "two numbers a pixel": (instances([[[[1, 2]]]]), JSON, "", 422, "(H, W, 3)"),
     "deep nesting": (b'{"instances":' + b"[" * 100_000 + b"]" * 100_000 + b"}", JSON, "", (400, 422), ""),
@@ -60,6 +60,12 @@ REFUSALS = {
     "top_k of 0": (photographs()[0], JPEG, "?top_k=0", 422, "from 1 to 100"),
     "top_k of abc": (photographs()[0], JPEG, "?top_k=abc", 422, "from 1 to 100"),
     "top_k too large": (photographs()[0], JPEG, "?top_k=1000000000", 422, "from 1 to 100"),
+    "two of top_k": (photographs()[0], JPEG, "?top_k=1&top_k=1", 422, "twice"),
+    "topk": (photographs()[0], JPEG, "?topk=3", 422, "'topk' is not a query parameter; did you mean ?top_k=5?"),
+    "a model in the query": (photographs()[0], JPEG, "?model=two", 422, "POST /models/two/predict"),
+    "a model in a header": (photographs()[0], JPEG | {"X-Model": "two"}, "", 422, "POST /models/two/predict"),
+    "a timeout of seconds": (photographs()[0], JPEG | {"X-Timeout-S": "3"}, "", 422, "X-Timeout-Ms, in milliseconds"),
+    "top_k unlike itself": (b'{"instances": [[[[1, 2, 3]]]], "top_k": 3}', JSON, "?top_k=2", 422, "give it once"),
     "timeout in words": (photographs()[0], JPEG | {"X-Timeout-Ms": "soon"}, "", 400, "milliseconds"),
 }
 
@@ -101,12 +107,6 @@ def test_one_bad_picture_of_several_is_named(server):
     answer = httpx.post(f"{server.url}/predict", files=files)
     assert answer.status_code == 422
     assert "Picture 5 of 8" in answer.json()["detail"]
-
-
-def test_a_field_that_is_no_file_is_refused_in_words(server):
-    answer = httpx.post(f"{server.url}/predict", files={"file": ("a.jpg", photographs()[0])}, data={"top_k": "3"})
-    assert answer.status_code == 400
-    assert "no file" in answer.json()["detail"]
 
 
 def exchange(server, head: str, *chunks: bytes) -> bytes:

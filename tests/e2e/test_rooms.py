@@ -57,7 +57,7 @@ def test_a_front_end_that_has_answered_has_no_worker_and_no_weights(imported):
     modules = imported("gradless: front end 0")
     assert "service.frontend.predict" in modules
     assert {"service.engine.worker", "service.engine.batcher", "service.loader.weights"} & modules == set()
-    assert {"service.loader.load", "service.loader.proof", "service.supervisor", "service.cli"} & modules == set()
+    assert {"service.loader.load", "service.loader.proof", "service.supervisor.tree", "service.cli"} & modules == set()
 
 
 def test_an_engine_that_has_answered_has_no_http(imported):
@@ -70,4 +70,5 @@ def test_an_engine_that_has_answered_has_no_http(imported):
 def test_the_fork_server_has_torch_and_nothing_of_ours_but_its_list(imported):
     modules = imported("gradless: fork server")
     assert "torch" in modules
-    assert {name for name in modules if name.startswith("service.")} == {"service.preload", "service.vision"}
+    ours = {name for name in modules if name.startswith("service.")}
+    assert ours == {"service.supervisor", "service.supervisor.preload", "service.host", "service.host.vision"}

@@ -7,9 +7,9 @@ import os
 import re
 import shutil
 import signal
-import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.support.models import TRIVIAL, TRIVIAL_CODE, Direct, assert_right, direct, make_models, photographs
-from tests.support.server import Server, wait_for
+from tests.support.server import Server, started_unready, wait_for
 from tests.support.traffic import JPEG, Traffic
 
 #: Breaks the proof: dropout that eval() does not reach.
@@ -280,27 +280,8 @@ def test_stop_first_waits_for_the_end_of_the_old_engine_and_no_request_fails(ser
 @pytest.fixture
 def start(models):
     """A server that may never be ready: started, and its address known beforehand."""
-    running: list[Server] = []
-
-    def started(*flags: str) -> Server:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        server = Server(models, "--port", str(port), *flags)
-        running.append(server)
-        server.url = server.operations = f"http://127.0.0.1:{port}"
-        wait_for(lambda: answers(server), 60, "an answer")
-        return server
-
-    yield started
-    for server in running:
-        server.kill()
-
-
-def answers(server: Server) -> bool:
-    try:
-        return httpx.get(f"{server.url}/health/live").status_code == 200
-    except httpx.TransportError:
-        return False
+    with started_unready() as started:
+        yield partial(started, models)
 
 
 def why_not_ready(server: Server) -> str:
@@ -312,7 +293,7 @@ def test_e7_an_engine_that_never_comes_up_is_told_and_the_server_exits_after_the
     put(models / "one" / "architecture.py", KILLED_CODE)
     server = start("--start-limit-seconds", "12")
     wait_for(lambda: "ended 2 times in a row" in why_not_ready(server), 12, "the reason")
-    assert answers(server)
+    assert server.is_live()
     assert server.process.wait(20) == 1
     assert any("giving up" in line for line in server.log)
     wait_for(lambda: not server.tree(), 5, "no process left")
@@ -357,7 +338,7 @@ def test_c9_a_slow_load_is_live_and_not_ready_and_says_what_it_waits_for(start, 
     put(models / "one" / "architecture.py", f"import time\n\ntime.sleep({load_seconds})\n" + TRIVIAL_CODE)
     server = start()
     assert re.search(r"one: loading \(cpu: its engine loads and proves one, since \d+ s\)", why_not_ready(server))
-    assert answers(server)
+    assert server.is_live()
     server.wait_ready(load_seconds + 30)
 
 

@@ -6,13 +6,12 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
-from service.engine.aboard import read_aboard
 from tests.support.coloured import ask, fragile_code, make_coloured, restarts
+from tests.support.memory import aboard
 from tests.support.models import direct
 from tests.support.server import wait_for
 from tests.support.traffic import Traffic
@@ -145,15 +144,9 @@ def test_e2b_three_kills_with_a_lonely_request_aboard_are_not_its_fault(serve, f
         engine = wait_for(
             lambda: [pid for pid in server.pids("gradless: engine") if pid not in killed], 30, "an engine"
         )[0]
-        wait_for(lambda: aboard(server), 30, "the request in a forward")
+        wait_for(lambda: any(aboard(server)), 30, "the request in a forward")
         os.kill(engine, signal.SIGKILL)
         killed.append(engine)
         wait_for(lambda: restarts(server, "SIGKILL") == len(killed), 10, "the death noticed")
     asking.join(60)
     assert [answer.status_code for answer in answers] == [200]
-
-
-def aboard(server) -> list[int]:
-    """The requests in the running forward, as the supervisor would find them after a death."""
-    files = Path(server.temporary.name).glob("gradless-*/engine-*.aboard")
-    return [request for file in files for request in read_aboard(file).ids]

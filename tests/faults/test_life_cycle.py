@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 
+from service.metrics import render
+from tests.support.memory import memory_files
 from tests.support.models import SMALL, direct, make_models, make_trivial, photographs
 from tests.support.server import Server, wait_for
 from tests.support.traffic import JPEG, Traffic
@@ -176,10 +176,8 @@ def test_it_says_that_it_serves_only_once_somebody_listens(two_models):
 
 def _engine_is_up(server: Server) -> bool:
     """What the supervisor counts, read where it counts it: nobody answers yet."""
-    registry = CollectorRegistry()
-    for folder in Path(server.temporary.name).glob("gradless-*/metrics"):
-        MultiProcessCollector(registry, str(folder))
-    return registry.get_sample_value("gradless_engine_up", {"device": "cpu"}) == 1
+    [memory] = memory_files(server, "gradless-metrics")
+    return server.samples(render(memory)[0].decode(), "gradless_engine_up", {"device": "cpu"}) == [1]
 
 
 def test_c6_every_fault_of_every_card_is_told_at_once_with_file_key_and_fix(tmp_path):
@@ -203,7 +201,7 @@ def test_c6_two_models_and_no_default_are_told_with_their_names(two_models):
 def test_c6_a_wrong_setting_names_its_variable_and_what_it_is(two_models):
     said = refused("--models", str(two_models), GRADLESS_PORT="seventy")
     assert "GRADLESS_PORT" in said
-    assert "Port to listen on" in said
+    assert "'seventy' is not a whole number; give one" in said
 
 
 def test_c6_an_unknown_key_of_gradless_toml_is_refused(two_models, tmp_path):

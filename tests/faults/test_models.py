@@ -40,7 +40,7 @@ class Wayward(nn.Module):
             return torch.cat([scores, scores])
         if (0, 255, 255) in colours and not MARK.exists():
             MARK.touch()
-            threading.current_thread()._deliver = None
+            threading.current_thread()._serving._deliver = None
         white = torch.tensor([colour == (255, 255, 255) for colour in colours])
         return torch.where(white[:, None], float("nan"), scores)
 

@@ -18,13 +18,13 @@ import torch
 import service.compiler.compile as compiling
 from service.compiler.compile import Place
 from service.compiler.photographs import photographs as compiled_photographs
-from service.cores import usable_cores
-from service.engine.aboard import read_aboard
 from service.engine.model import DEFAULT_CAP
+from service.host.cores import usable_cores
 from service.loader.compilers import COMPILERS
 from service.loader.repository import find_models
 from tests.support.coloured import restarts
-from tests.support.models import SHIPPED, TOLERANCE, direct, photographs
+from tests.support.memory import aboard
+from tests.support.models import SHIPPED, TOLERANCE, direct, make_models, photographs
 from tests.support.server import Server, wait_for
 from tests.support.traffic import Traffic
 
@@ -37,14 +37,37 @@ BUILD_SECONDS = 240
 NO_OPENVINO = {"PYTHONPATH": str(Path(__file__).parents[1] / "support" / "no_openvino")}
 
 
+#: A model of few kernels, which a C++ compiler makes in seconds, and of many operators, which a package does at once.
+CARD = """\
+weights = "random:1"
+architecture = "architecture:small"
+[input]
+resize = 72
+crop = 64
+"""
+CODE = """\
+from torch import nn
+
+
+class Pointwise(nn.Module):
+    def forward(self, x):
+        for step in range(12):
+            x = x * (x + step).sigmoid() + 0.1 * x.tanh()
+        return x
+
+
+def small():
+    convolution = [nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16)]
+    return nn.Sequential(*convolution, Pointwise(), nn.AvgPool2d(31), nn.Flatten(), nn.Linear(16, 10))
+"""
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """The default model on small pictures: a package of it wins by much, and its forward is short."""
-    folder = tmp_path_factory.mktemp("models") / "small"
-    shutil.copytree(SHIPPED / "efficientnet_lite0", folder)
-    card = (folder / "model.toml").read_text()
-    (folder / "model.toml").write_text(card.replace("resize = 256", "resize = 72").replace("crop = 224", "crop = 64"))
-    return folder.parent
+    """A model that a package wins by much, and whose forward is short."""
+    models = make_models(tmp_path_factory.mktemp("models") / "m", small=CARD)
+    (models / "small" / "architecture.py").write_text(CODE)
+    return models
 
 
 @pytest.fixture(scope="module", params=["aot_inductor", "openvino"])
@@ -69,7 +92,7 @@ def compiled(models, compilers, tmp_path_factory):
             wait_until(server, "compiled")
             traffic.wait_for_answers(100)
         metric = server.metric("gradless_model_optimization", model="small", state="compiled")
-        left = sorted(path.name for path in Path(server.temporary.name).rglob("*") if path.suffix != ".db")
+        left = sorted(path.name for path in Path(server.temporary.name).rglob("*"))
         yield cache, first, traffic, niceness, metric, left, "".join(server.log)
 
 
@@ -288,10 +311,9 @@ def test_kills_with_two_batches_under_way_lose_nothing(serve, tmp_path, monkeypa
 
     server = serve(SHIPPED, "--optimize", "auto", "--cache", str(tmp_path / "cache"))
     assert optimization(server, "efficientnet_lite0")["state"] == "compiled"
-    files = Path(server.temporary.name)
 
     def two_under_way() -> bool:
-        return any(len(read_aboard(file).ids) > CAP for file in files.glob("gradless-*/engine-*.aboard"))
+        return any(len(ids) > CAP for ids in aboard(server))
 
     with Traffic(server, 4 * CAP) as traffic:
         for kill in range(1, 6):

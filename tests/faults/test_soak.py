@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.audit.pictures import new_figure, save
+from service.audit.drawing import new_figure, save
 from tests.faults.test_models import CODE, COLOURS
 from tests.support.coloured import make_coloured, picture_of
 from tests.support.mixed import Mixed, Weight, assert_flat, bad, good, several

@@ -1,6 +1,7 @@
 """torchvision's classification models, each built with random weights, frozen and proven.
 
-`python -m tests.support.catalogue` proves them all and prints docs/models.md; `make models` does that.
+`python -m tests.support.catalogue` proves them all and prints docs/models.md, which ends with what
+people bring; `make models` does that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from service.loader.probes import probes
 from service.loader.proof import prove
 from service.loader.report import Report
 from service.loader.repository import find_models
+from service.tasks.adapters.picture import mean_and_std, normalise
 from tests.support.models import make_models
+from tests.support.newcomer import section
 
 SIZES = (1, 2, 4)
 #: Of each family, or nearly, the smallest: what `make test` has time for.
@@ -37,23 +40,27 @@ SMALL = (
 )
 
 
-def prove_torchvision(name: str, root: Path, dtype: torch.dtype = torch.float32) -> Report:
-    """The proof of a model with random weights, in the memory format that it comes in, on the CPU.
+def prove_torchvision(name: str, root: Path, dtype: torch.dtype = torch.float32, side: int = 224) -> Report:
+    """Prove a model with random weights, in the memory format that it comes in, on the CPU.
+
+    Args:
+        side: of the pictures, in pixels.
 
     Raises:
         ConfigurationError: it cannot be built or is none that can be served.
     """
-    models = make_models(root, **{name: f'weights = "random:1"\narchitecture = "torchvision:{name}"\n'})
+    card = f'weights = "random:1"\narchitecture = "torchvision:{name}"\n[input]\nresize = {side}\ncrop = {side}\n'
+    models = make_models(root, **{name: card})
     loaded = load(find_models(models)[name])
     module = loaded.module.to(dtype)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (loaded.input.mean, loaded.input.std))
+    scale = mean_and_std(loaded.input)
 
     def run_batch(pixels: Tensor) -> Tensor:
-        answer: Tensor = module(((pixels.float() - mean) / std).to(dtype))
+        answer: Tensor = module(normalise(pixels, *scale, dtype))
         return answer
 
     with torch.inference_mode():
-        return prove(run_batch, module, probes(2 * SIZES[-1], loaded.input.crop), SIZES)
+        return prove(run_batch, module, probes(2 * SIZES[-1], loaded.input.shape), SIZES)
 
 
 @dataclass
@@ -108,7 +115,7 @@ def main() -> None:
         inconclusive=verdicts.count("proven, inconclusive"),
         refused=len(rows) - sum(verdict.startswith("proven") for verdict in verdicts),
     )
-    print(head, *rows, sep="\n")
+    print(head, *rows, "", section(), sep="\n")
 
 
 if __name__ == "__main__":

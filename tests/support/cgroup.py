@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.server import wait_for
 
 #: A limit that no test comes near.
@@ -54,3 +56,30 @@ class Cgroup:
     def remove(self) -> None:
         wait_for(lambda: not (self._folder / "cgroup.procs").read_text(), 20, "the cgroup is empty")
         self._folder.rmdir()
+
+
+@contextlib.contextmanager
+def cpu_cgroup(cores: float) -> Iterator[tuple[str, ...]]:
+    """Make a cgroup with a CPU quota; gives the launcher that starts a command in it. Skips where none can be made."""
+    quota, period = int(cores * 100_000), 100_000
+    for root, files in (
+        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": f"{period}", "cpu.cfs_quota_us": f"{quota}"}),
+        (Path("/sys/fs/cgroup"), {"cpu.max": f"{quota} {period}"}),
+    ):
+        folder = root / f"gradless-test-cpu-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            for file, text in files.items():
+                if not (folder / file).exists():
+                    break
+                (folder / file).write_text(text)
+            else:
+                yield ("sh", "-c", f'echo $$ > {folder}/cgroup.procs && exec "$@"', "sh")
+                wait_for(lambda: not (folder / "cgroup.procs").read_text(), 20, "the cgroup is empty")  # noqa: B023
+                return
+        finally:
+            folder.rmdir()
+    pytest.skip("no cgroup with a CPU quota can be made here")

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from service.bench.pictures import bench_pictures
 from service.loader.load import load
 from service.loader.repository import find_models
+from service.tasks.photographs import bench_pictures
 
 SHIPPED = Path(__file__).parents[2] / "models"
 

@@ -8,12 +8,13 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,26 +38,53 @@ def wait_for(condition: Callable[[], T], limit: float, what: str) -> T:
 
 
 class Server:
-    """`gradless serve` in a process group of its own."""
+    """`gradless serve` in a process group of its own.
 
-    def __init__(self, models: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--port", "0", "--device", "cpu"]
+    Args:
+        models: the models folder.
+        flags: more of the command line.
+        environment: variables beside those of the tests.
+        launcher: a command that starts the server in its own place, such as `setpriv`.
+        redirect: such as `2>&-`, as a shell would start it.
+        stdout: where standard output goes.
+        command: stands for `gradless`.
+        folder: where it starts.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        *flags: str,
+        environment: dict[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        redirect: str = "",
+        stdout: int = subprocess.DEVNULL,
+        command: Sequence[str] = (sys.executable, "-m", "service"),
+        folder: Path | None = None,
+    ) -> None:
+        command = [*command, "serve", "--models", str(models), "--port", "0", "--device", "cpu"]
         if "--optimize" not in flags:
             command += ["--optimize", "eager"]
         if "--drain-delay-seconds" not in flags:
             command += ["--drain-delay-seconds", "0.2"]
+        if redirect:
+            command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]
         self.temporary = tempfile.TemporaryDirectory(prefix="gradless-test-")
         folders = {"TMPDIR": self.temporary.name, "GRADLESS_CACHE": f"{self.temporary.name}/cache"}
         self.process = subprocess.Popen(
-            [*command, *flags],
+            [*launcher, *command, *flags],
             stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=stdout,
             text=True,
             env=os.environ | folders | (environment or {}),
+            cwd=folder,
             start_new_session=True,
         )
         self.log: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
+        self.reading = threading.Event()  # cleared, the reader stops after the next line
+        self.reading.set()
+        self._hung_up = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -64,7 +92,22 @@ class Server:
         for line in self.process.stderr or ():
             self.log.append(line)
             self._lines.put(line)
+            self.reading.wait()
+            if self._hung_up:
+                break
         self._lines.put(None)
+
+    def hang_up(self) -> None:
+        """Close the reader's end of stderr; the reader must have stopped."""
+        self._hung_up = True
+        self.reading.set()
+        self._reader.join(10)
+        assert self.process.stderr
+        self.process.stderr.close()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the lines of the log with this event, and fail on a line that is not JSON."""
+        return [event for line in list(self.log) if (event := json.loads(line))["event"] == name]
 
     def started(self) -> Server:
         """Wait for the line that says where it serves."""
@@ -80,8 +123,14 @@ class Server:
         wait_for(self.is_ready, limit, "ready")
 
     def is_ready(self) -> bool:
+        return self._is_well("ready")
+
+    def is_live(self) -> bool:
+        return self._is_well("live")
+
+    def _is_well(self, probe: str) -> bool:
         try:
-            return httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}/health/{probe}", timeout=5).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -168,6 +217,7 @@ class Server:
                 process.kill()
         self.process.kill()
         self.process.wait(10)
+        self.reading.set()
         self._reader.join(10)
         if self.process.stderr:
             self.process.stderr.close()
@@ -178,3 +228,25 @@ class Server:
 
     def __exit__(self, *_: Any) -> None:
         self.kill()
+
+
+@contextlib.contextmanager
+def started_unready() -> Iterator[Callable[..., Server]]:
+    """A function that starts a server which may never be ready: its address is known beforehand, and it answers.
+
+    The function takes the models folder and flags. Its servers are killed at the end.
+    """
+    running: list[Server] = []
+
+    def started(models: Path, *flags: str) -> Server:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        server = Server(models, "--port", str(port), *flags)
+        running.append(server)
+        server.url = server.operations = f"http://127.0.0.1:{port}"
+        wait_for(lambda: server.is_live(), 60, "an answer")
+        return server
+
+    yield started
+    for server in running:
+        server.kill()

@@ -1,1 +1,1 @@
-"""`gradless audit --script`: the same sensors round somebody's own function, and the pitfalls that they find."""
+"""`gradless audit --script`: sensors around a user's own function, and the pitfalls that they find."""

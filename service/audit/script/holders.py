@@ -1,4 +1,4 @@
-"""Where a script keeps what has a graph: the name that holds it, and the line that puts it there."""
+"""Places where a script keeps what has a graph: the name that holds it, and the line that puts it there."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
+from service.audit.script.calls import ScriptTrial
 from service.audit.script.lines import Line
-from service.audit.script.trial import Trial
 
 _ADDING = {"append", "appendleft", "add", "extend", "insert", "update", "setdefault"}
 
 
-def kept_at(trial: Trial) -> Line | None:
-    """The first line that adds to a name, of a module's or of the script's, under which a graph is kept."""
+def kept_at(trial: ScriptTrial) -> Line | None:
+    """Return the first line that adds to a name, of a module or the script, under which a graph is kept."""
     function = trial.function.forward if isinstance(trial.function, nn.Module) else trial.function
     code = getattr(function, "__code__", None)
     scope = getattr(function, "__globals__", {})
@@ -25,7 +25,7 @@ def kept_at(trial: Trial) -> Line | None:
         return None
     spaces = [scope, *(vars(module) for module in trial.watch.modules)]
     names = {name for space in spaces for name, value in list(space.items()) if _holds_graph(value)}
-    lines = sorted(_lines_that_add(ast.parse(Path(code.co_filename).read_text()), names))
+    lines = sorted(_lines_that_add(ast.parse(Path(code.co_filename).read_bytes()), names))
     return Line(code.co_filename, lines[0]) if lines else None
 
 

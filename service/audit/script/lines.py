@@ -1,4 +1,4 @@
-"""Which line of the script is running, as seen from inside torch."""
+"""The line of the script that is running, as seen from inside torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Line(NamedTuple):
-    """A place in somebody's code; line 0 is unknown."""
+    """A place in a user's code; line 0 is unknown."""
 
     file: str
     number: int
@@ -19,14 +19,14 @@ UNKNOWN = Line("", 0)
 
 
 class Lines:
-    """Finds the innermost frame of a script: a file in its folder, or in one below, that is no installed package."""
+    """Finds the innermost frame of a script: a file in or below its folder that is not an installed package."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._known: dict[str, bool] = {}
 
     def here(self) -> Line:
-        """The line that runs in this thread; UNKNOWN where none of the script's is on the stack."""
+        """Return the line that runs in this thread; UNKNOWN if none of the script is on the stack."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             if self.is_script(frame.f_code.co_filename):
@@ -35,9 +35,9 @@ class Lines:
         return UNKNOWN
 
     def switching(self) -> Line:
-        """The line that enters a grad mode itself: a `with` of the script's, or its function under such a decorator.
+        """Return the line that enters a grad mode: a `with` of the script's, or its function under such a decorator.
 
-        What torch does within itself (an optimizer's step runs under no_grad) is nobody's pitfall.
+        What torch does within itself (an optimizer's step runs under no_grad) is not a pitfall.
         """
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and Path(frame.f_code.co_filename).parent == _HERE:
@@ -52,7 +52,7 @@ class Lines:
         return Line(frame.f_code.co_filename, frame.f_lineno)
 
     def blamed(self, frames: list[tuple[str, int]]) -> Line:
-        """Of a traceback's frames, the innermost of the script."""
+        """Return the script's innermost frame in a traceback."""
         mine = [Line(file, number) for file, number in frames if self.is_script(file)]
         return mine[-1] if mine else UNKNOWN
 

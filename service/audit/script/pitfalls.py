@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-#: What to write instead, by the name of the pitfall.
+#: The right code, by the name of the pitfall.
 FIXES = {
     "forgot-eval": "call model.eval() once, after loading the weights",
     "gradients-left-on": "run the forward under torch.inference_mode(); eval() does not turn gradients off",
@@ -42,7 +42,7 @@ class Pitfall(msgspec.Struct, kw_only=True):
 
 
 class ScriptAudit(msgspec.Struct, kw_only=True):
-    """What was found in one function. `calls` is how often it was called, with the same `(N, …) float32` batch."""
+    """The pitfalls of one function. `calls` counts its calls with the same `(N, …) float32` batch."""
 
     script: str
     batch_shape: list[int]

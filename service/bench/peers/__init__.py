@@ -1,1 +1,1 @@
-"""What people would use instead, each doing the same job; run by file in a virtual environment of its own."""
+"""The alternatives, each doing the same job; each file runs in a virtual environment of its own."""

@@ -12,21 +12,21 @@ from typing import Any
 
 import litserve
 
-from service.bench.job import Job, Order
+from service.bench.workload import Workload, WorkloadSpec
 
 
-class Pictures(litserve.LitAPI):  # type: ignore[misc]
+class PictureAPI(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        self._job = Job(Order.from_environment())
+        self._workload = Workload(WorkloadSpec.from_environment())
 
     def decode_request(self, request: dict[str, str]) -> Any:
-        return self._job.decode(base64.b64decode(request["image"]))
+        return self._workload.decode(base64.b64decode(request["image"]))
 
     def batch(self, inputs: list[Any]) -> list[Any]:
         return inputs
 
     def predict(self, inputs: list[Any]) -> list[bytes]:
-        return self._job.answers(inputs)
+        return self._workload.answers(inputs)
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
         return output
@@ -36,8 +36,8 @@ class Pictures(litserve.LitAPI):  # type: ignore[misc]
 
 
 def main() -> None:
-    api = Pictures(max_batch_size=Order.from_environment().cap, batch_timeout=0.005)
-    accelerator = Order.from_environment().device.partition(":")[0]
+    api = PictureAPI(max_batch_size=WorkloadSpec.from_environment().cap, batch_timeout=0.005)
+    accelerator = WorkloadSpec.from_environment().device.partition(":")[0]
     server = litserve.LitServer(api, accelerator=accelerator, workers_per_device=1)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import mosec
 
-from service.bench.job import Job, Order, decoder
+from service.bench.workload import Workload, WorkloadSpec, decoder
 
 
-class Decode(mosec.Worker):  # type: ignore[misc]
+class DecodeWorker(mosec.Worker):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
-        self._decode = decoder(Order.from_environment())
+        self._decode = decoder(WorkloadSpec.from_environment())
 
     def deserialize(self, data: bytes) -> bytes:
         return data
@@ -24,13 +24,13 @@ class Decode(mosec.Worker):  # type: ignore[misc]
         return self._decode(data)
 
 
-class Answer(mosec.Worker):  # type: ignore[misc]
+class AnswerWorker(mosec.Worker):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
-        self._job = Job(Order.from_environment())
+        self._workload = Workload(WorkloadSpec.from_environment())
 
     def forward(self, data: list[Any]) -> list[bytes]:
-        return self._job.answers(data)
+        return self._workload.answers(data)
 
     def serialize(self, data: bytes) -> bytes:
         return data
@@ -38,8 +38,8 @@ class Answer(mosec.Worker):  # type: ignore[misc]
 
 def main() -> None:
     server = mosec.Server()
-    server.append_worker(Decode, num=1)
-    server.append_worker(Answer, num=1, max_batch_size=Order.from_environment().cap, max_wait_time=5)
+    server.append_worker(DecodeWorker, num=1)
+    server.append_worker(AnswerWorker, num=1, max_batch_size=WorkloadSpec.from_environment().cap, max_wait_time=5)
     server.run()
 
 

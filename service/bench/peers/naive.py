@@ -17,21 +17,24 @@ from fastapi import FastAPI, Request
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from service.bench.job import Order
+from service.bench.workload import WorkloadSpec
 from service.loader.load import load
 from service.loader.repository import find_models
 
 
 def main() -> None:
-    order = Order.from_environment()
-    folder = find_models(Path(order.models))[order.name]
+    spec = WorkloadSpec.from_environment()
+    folder = find_models(Path(spec.models))[spec.name]
     loaded = load(folder)
     model, seen = loaded.module, loaded.input
+    cropped = [v2.CenterCrop(seen.crop)] if seen.crop else []
+    grey = [] if len(seen.mean) == 3 else [v2.Grayscale()]
     preprocess = v2.Compose(
         [
             v2.PILToTensor(),
             v2.Resize(seen.resize, interpolation=InterpolationMode(seen.interpolation), antialias=True),
-            v2.CenterCrop(seen.crop),
+            *cropped,
+            *grey,
             v2.ToDtype(torch.float32),
             v2.Normalize(seen.mean, seen.std),
             v2.ToDtype(getattr(torch, folder.card.dtype)),
@@ -49,7 +52,7 @@ def main() -> None:
             {"id": number, "label": loaded.labels[number], "probability": probability}
             for probability, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        return {"model": order.name, "version": loaded.version, "predictions": [{"classes": classes}]}
+        return {"model": spec.name, "version": loaded.version, "predictions": [{"classes": classes}]}
 
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 

@@ -1,7 +1,7 @@
-"""Models that are wrong on purpose, each in one way: the proof of the proof.
+"""Models that are wrong on purpose, each in one way, and sound ones that look odd: the proof of the proof.
 
-A check that cannot fail proves nothing. Each control names the rules that must fail on it, exactly; a sound one names
-none. `gradless check` and the tests run them all; a start does not.
+A check that cannot fail proves nothing. Each control names the rules that must fail on it and the findings that must be
+made, exactly; a sound one names none. `gradless check` and the tests run them all; a start does not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from service.loader.controls.broken import BROKEN
+from service.loader.controls.odd_outputs import ODD_OUTPUTS
 from service.loader.controls.sound import SOUND
 from service.loader.freeze import freeze
 from service.loader.probes import probes
@@ -24,15 +25,15 @@ SIDE, SIZES = 8, (1, 2, 4)
 
 
 @dataclass(frozen=True)
-class Control:
-    """A small model. `breaks` are the rules that must fail, exactly."""
+class ControlModel:
+    """A small model. `breaks` are the rules that must fail and the findings that must be made, exactly."""
 
     name: str
     build: Callable[[], nn.Module]
     breaks: frozenset[str]
 
     def prove(self) -> Report:
-        """The proof of this model, in inference mode, through a `run_batch` of its own."""
+        """Prove this model, in inference mode, through a `run_batch` of its own."""
         with torch.inference_mode(False):  # whatever mode a control leaves behind ends here
             return self._prove()
 
@@ -47,13 +48,18 @@ class Control:
                 return module((pixels.float() - 127) / 64)
 
             with torch.inference_mode():
-                return prove(run_batch, module, probes(2 * SIZES[-1], SIDE), SIZES)
+                return prove(run_batch, module, probes(2 * SIZES[-1], (3, SIDE, SIDE)), SIZES)
+
+    @staticmethod
+    def seen(report: Report) -> frozenset[str]:
+        """The rules that failed, and the findings."""
+        return frozenset([*report.broken, *(finding.name for finding in report.findings)])
 
     def caught(self, report: Report) -> bool:
-        """Whether the proof broke on exactly the rules that it must."""
-        return frozenset(report.broken) == self.breaks
+        """Return whether the proof saw exactly what it must."""
+        return self.seen(report) == self.breaks
 
 
-CONTROLS = [Control(name, build, frozenset(breaks)) for name, (build, breaks) in BROKEN.items()] + [
-    Control(name, build, frozenset()) for name, build in SOUND.items()
-]
+CONTROLS = [
+    ControlModel(name, build, frozenset(breaks)) for name, (build, breaks) in (BROKEN | ODD_OUTPUTS).items()
+] + [ControlModel(name, build, frozenset()) for name, build in SOUND.items()]

@@ -47,7 +47,7 @@ class IgnoresEval(Base):
 
 
 class LeftInTrainMode(Base):
-    """Frozen and never told `eval()`: it learns from those who ask."""
+    """Frozen and never told `eval()`: it learns from the requests."""
 
     left_as_it_is = True
 
@@ -77,7 +77,7 @@ class TrainsInForward(Base):
 
 
 class TrainsWhileInForward(Base):
-    """In eval mode whenever somebody looks from outside."""
+    """Seen from outside, it is always in eval mode."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.body.train()
@@ -147,7 +147,7 @@ class HiddenUnfrozen(Base):
 
 
 class UnfrozenTensor(Base):
-    """A leaf that is no Parameter, so `parameters()` does not name it."""
+    """A leaf that is not a Parameter, so `parameters()` does not name it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class LeavesTheModeForAModule(Base):
 
 
 class NeverComesBack(Base):
-    """Enters another mode and stays there: whoever runs next in this thread runs without the mode."""
+    """Enters another mode and stays there: the next model in this thread runs without inference mode."""
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)
@@ -235,7 +235,7 @@ class AnswersOutsideTheMode(Base):
 
 
 class BuildsAGraph(Base):
-    """What a training script does."""
+    """Builds a graph, as a training script does."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():
@@ -295,7 +295,7 @@ class CountsInAnAttribute(Base):
 
 
 class UpdatesBatchNorm(Base):
-    """In eval mode, and functionally in train mode."""
+    """A module in eval mode that calls batch_norm in train mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -336,7 +336,7 @@ class KeepsItsHiddenState(Base):
 
 
 class EverySecondCall(Base):
-    """State that is no tensor."""
+    """State that is not a tensor."""
 
     calls = 0
 
@@ -435,7 +435,7 @@ class SortsTheBatch(Base):
 
 
 class CountsPlaces(Base):
-    """A place in the batch is no place in the picture."""
+    """Mixes up positions in the batch with positions in the picture."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + torch.arange(len(x))[:, None]
@@ -498,7 +498,7 @@ BROKEN: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "BatchNorm without running statistics": (BatchNormWithoutStatistics, {"batch-invariant"}),
     "subtracts the batch's mean": (SubtractsTheBatchMean, {"batch-invariant"}),
     "scales by the batch's largest value": (ScalesByTheBatch, {"batch-invariant"}),
-    "softmax over the batch": (SoftmaxOverTheBatch, {"batch-invariant"}),
+    "softmax over the batch": (SoftmaxOverTheBatch, {"activation", "batch-invariant"}),
     "sorts the batch": (SortsTheBatch, {"batch-invariant"}),
     "counts places in the batch": (CountsPlaces, {"batch-invariant"}),
     "answers too few": (AnswersTooFew, {"batch-invariant"}),

@@ -56,13 +56,6 @@ class GivesADict(Base):
         return {"logits": scores, "more": [scores.softmax(1), scores.argmax(1)], "loss": None}
 
 
-class GivesItsParameter(Base):
-    """A view of a weight is no inference tensor, and no graph either."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head.bias.expand(len(x), CLASSES)
-
-
 class GivesItsInput(Base):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, :CLASSES]
@@ -102,7 +95,7 @@ class KeepsAMaskForTheLastSize(Base):
 
 
 class WritesInPlaceToItsOwn(Base):
-    """In-place on what forward made itself."""
+    """Writes in place only to what forward made itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x).clone()
@@ -180,7 +173,6 @@ SOUND: dict[str, Callable[[], nn.Module]] = {
     "parametrizations": WithParametrizations,
     "gives a tuple": GivesATuple,
     "gives a dict": GivesADict,
-    "gives a view of its own parameter": GivesItsParameter,
     "gives a view of its input": GivesItsInput,
     "a frozen layer in a plain list": HidesAFrozenLayer,
     "keeps a constant": KeepsAConstant,

@@ -56,9 +56,9 @@ RIGHT = SCRIPTS / "right" / "frozen.py"
     ("arguments", "words"),
     [
         (["--script", "nowhere.py:predict"], "nowhere.py is not there"),
-        (["--script", f"{RIGHT}:answer"], "answer: is no function in it; there are Net, model, predict"),
+        (["--script", f"{RIGHT}:answer"], "answer: is not a function in it; there are Net, model, predict"),
         (["--script", str(RIGHT)], "names no function"),
-        (["--script", f"{RIGHT}:predict", "--shape", "3,x"], "--shape: 3,x: is no shape"),
+        (["--script", f"{RIGHT}:predict", "--shape", "3,x"], "--shape: 3,x: is not a shape"),
         (["--script", f"{RIGHT}:predict", "--shape", "4,16,16"], "raised RuntimeError"),
         (["--script", f"{RIGHT}:predict", "--html", "out.html"], "--script stands alone"),
         (["torchvision:resnet1", "--batch-size", "1"], "no classification model 'resnet1'"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.audit.command import run_audit
+from service.audit.audits import run_audit
 from service.audit.figures import MODES
 from service.audit.modes import classifier_of
 from service.errors import ConfigurationError
@@ -68,7 +68,7 @@ def counted(models, mode):
 
     context = contexts.get(mode, torch.enable_grad)
     with context(), torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed):
-        output = module((probes(BATCH, SIDE).float() - 127) / 64)
+        output = module((probes(BATCH, (3, SIDE, SIDE)).float() - 127) / 64)
     return walk(output), len(saved), sum(saved)
 
 

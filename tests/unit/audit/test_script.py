@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service.audit.child import in_child
+from service.audit.fresh_process import in_child
+from service.audit.script.function_audit import ScriptOrder, audit_function
 from service.audit.script.pitfalls import FIXES
-from service.audit.script.run import ScriptOrder, audit_function
 
 SCRIPTS = Path(__file__).parent / "scripts"
 WRONG = sorted(file for file in (SCRIPTS / "wrong").glob("*.py") if file.stem != "net")

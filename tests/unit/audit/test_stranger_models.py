@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.audit.command import run_audit
+from service.audit.audits import run_audit
 from service.errors import ConfigurationError
 from service.settings import read_settings
 from tests.support.tiny import tiny_at

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from service.bench.measure import percentiles
-from service.bench.report import as_markdown, sections
+from service.bench.measurement import percentiles
+from service.bench.rendering import as_markdown
 from service.bench.results import Alone, Bare, Load, Model, OpenLoop, Results, Step
+from service.bench.sections import sections
 from service.bench.turns import knee
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from service.bench.tune import choose
 from service.errors import ConfigurationError
-from service.loader.report import Timing, Tuning
+from service.loader.tuning import Timing, Tuning
 
 TIMINGS = [
     Timing("contiguous_format", 2, 1, 0.010),

@@ -11,16 +11,19 @@ import torch
 
 from service.compiler import compile as compiling
 from service.compiler.compile import Place, compile_model
+from service.compiler.photographs import photographs
+from service.engine.cache_keys import package_key
 from service.engine.model import ServedModel
-from service.loader.compiled import CannotCompileError, export
+from service.engine.package import use_package
+from service.loader.compiled import CannotCompileError, Package, bits, export
 from service.loader.compilers import COMPILERS, load_package
 from service.loader.load import load
 from service.loader.packages import Packages, RefusedPackageError
 from service.loader.probes import probes
 from service.loader.proof import prove
-from service.loader.report import Tuning
 from service.loader.repository import find_models
-from tests.support.tiny import tiny
+from service.loader.tuning import Tuning
+from tests.support.tiny import tiny, tiny_at
 
 CPU = torch.device("cpu")
 INDUCTOR = [compiler for compiler in COMPILERS if compiler.suffix == ".pt2"]
@@ -129,15 +132,33 @@ def test_a_package_answers_as_eager_does_at_every_size_and_passes_the_proof(
     eager = ServedModel(load(folder), folder.card, CPU)
     model.apply(verdict.tuning)
     package = load_package(Packages(tmp_path / "cache").open(verdict), model.target())
-    pixels = probes(16, 8)
+    pixels = probes(16, (3, 8, 8))
     with torch.inference_mode():
         model.run_package(package, verdict.sha256)
-        assert model.probe() == verdict.probe
+        assert bits(model.probe()) == verdict.probe
         for size in model.sizes:
             torch.testing.assert_close(model.run_batch(pixels[:size]), eager.run_batch(pixels[:size]))
         report = prove(model.run_batch, model.module, pixels, model.sizes)
     assert report.passed, report.refusal
     assert not report.inconclusive
+
+
+def test_a_package_of_a_grey_model_that_sees_a_rectangle_answers_as_eager_does(tmp_path, always_worth_it):
+    tiny_at(tmp_path, code=CODE.format(line="", norm="").replace("Conv2d(3,", "Conv2d(1,"))
+    card = tmp_path / "tiny" / "model.toml"
+    lines = "resize = [8, 12]\nmean = [127]\nstd = [64]\n"
+    card.write_text(card.read_text().replace("resize = 8\ncrop = 8\n", lines))
+    folder = find_models(tmp_path)["tiny"]
+    verdict = compile_model(folder, Place(CPU, 2, tmp_path / "cache"), {}, photographs).verdict
+    assert verdict.state == "compiled"
+    assert verdict.difference <= 1e-5
+    model = ServedModel(load(folder), folder.card, CPU)
+    pixels = photographs(model)
+    assert pixels.shape == (8, 1, 8, 12)
+    with torch.inference_mode():
+        eager = model.run_batch(pixels)
+        model.run_package(load_package(Packages(tmp_path / "cache").open(verdict), model.target()), verdict.sha256)
+        torch.testing.assert_close(model.run_batch(pixels), eager)
 
 
 def test_a_verdict_that_is_there_is_not_made_again_unless_asked(tmp_path, always_worth_it, built):
@@ -254,7 +275,7 @@ def failing(words):
     [
         {"build": failing("no such symbol")},
         {"load": failing("no such symbol")},
-        {"load": lambda *_: failing("no such")},
+        {"load": lambda *_: Package(failing("no such symbol"), 1)},
     ],
     ids=["when it builds", "when it loads", "in its forward"],
 )
@@ -290,7 +311,7 @@ def test_who_was_not_there_is_asked_when_it_is(tmp_path, monkeypatch, built, alw
 
 def test_whose_package_was_condemned_is_not_asked_again(tmp_path, built, always_worth_it):
     folder, cache = net(tmp_path), tmp_path / "cache"
-    key = ServedModel(load(folder), folder.card, CPU).artefact_key(1)
+    key = package_key(ServedModel(load(folder), folder.card, CPU), 1)
     condemned = judge(folder, cache).condemned("it fails the proof")
     Packages(cache).condemn(key, condemned)
     assert judge(folder, cache) == condemned
@@ -299,7 +320,7 @@ def test_whose_package_was_condemned_is_not_asked_again(tmp_path, built, always_
 
 def test_a_package_runs_with_the_threads_that_it_was_measured_with(tmp_path, monkeypatch, always_worth_it):
     """Whatever `gradless bench --tune` has found out since."""
-    import service.engine.model as serving
+    import service.engine.package as serving
 
     folder, cache = net(tmp_path), tmp_path / "cache"
     verdict = judge(folder, cache)
@@ -308,7 +329,7 @@ def test_a_package_runs_with_the_threads_that_it_was_measured_with(tmp_path, mon
     seen = []
     monkeypatch.setattr(serving, "load_package", lambda *asked: seen.append(asked[1].threads) or load_package(*asked))
     with torch.inference_mode():
-        model.use_package(Packages(cache), model.artefact_key(1), verdict)
+        use_package(model, Packages(cache), package_key(model, 1), verdict)
     assert seen == [verdict.tuning.threads]
 
 
@@ -361,7 +382,7 @@ def test_the_proof_says_how_far_another_dtype_is_from_float32(tmp_path, dtype):
     model = ServedModel(load(folder), folder.card, CPU)
     with torch.inference_mode():
         report = model.check(model.sizes)
-        assert model.run_batch(probes(1, 8)).dtype == getattr(torch, dtype)
+        assert model.run_batch(probes(1, (3, 8, 8))).dtype == getattr(torch, dtype)
     assert report.passed, report.refusal
     assert report.precision.dtype == dtype
     assert 0 < report.precision.probability_difference < 0.05
@@ -379,14 +400,14 @@ def test_a_package_that_is_not_what_eager_is_now_is_refused(tmp_path, always_wor
     folder, cache = net(tmp_path), tmp_path / "cache"
     verdict = judge(folder, cache)
     model = ServedModel(load(folder), folder.card, CPU)
-    key = model.artefact_key(1)
+    key = package_key(model, 1)
     with torch.inference_mode():
-        model.use_package(Packages(cache), key, verdict)
+        use_package(model, Packages(cache), key, verdict)
     changed = ServedModel(load(folder), folder.card, CPU)
     with torch.no_grad():
         changed.module.last.bias.add_(1)  # as if something that the architecture imports had changed
     with torch.inference_mode(), pytest.raises(RefusedPackageError, match="what eager answers now"):
-        changed.use_package(Packages(cache), key, verdict)
+        use_package(changed, Packages(cache), key, verdict)
 
 
 def test_a_model_that_may_not_be_repeatable_is_not_compiled(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 import uvloop
 
 from service.engine.answers import Answers
-from service.engine.wire import Cancel, Failure, FrameReader
+from service.wire.framing import FrameReader
+from service.wire.messages import Cancel, Failure
 
 LIMIT = 20.0
 #: More than two sockets' buffers hold.

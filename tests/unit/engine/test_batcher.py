@@ -210,3 +210,11 @@ def test_a_batch_may_follow_one_of_its_own_model_only_and_of_requests_that_may_h
     assert batcher.next_in_company("a") == 1  # the one before it
     batcher.take()
     assert batcher.next_in_company("a") == 0
+
+
+def test_a_model_that_is_opened_later_takes_turns_with_the_others():
+    batcher = Batcher({"a": 4})
+    batcher.open("b", 2)
+    for number, model in enumerate("aabb"):
+        batcher.add(Request(number, model, 1, FAR), 0.0)
+    assert [(batch.model, batch.size) for batch in (batcher.take(), batcher.take())] == [("a", 2), ("b", 2)]

@@ -4,13 +4,19 @@ import pytest
 
 from service.engine.batcher import Batcher, ladder
 from service.engine.caps import BATCHES_TO_RECOVER, Caps
+from service.host.metric_memory import make_metric_memory
 from service.metrics import Metrics, render
 
 
 @pytest.fixture
-def learning(tmp_path):
+def memory():
+    return make_metric_memory()
+
+
+@pytest.fixture
+def learning(memory):
     batcher = Batcher({"m": 8})
-    return batcher, Caps({"m": ladder(8)}, batcher, Metrics("engine-cpu-a", tmp_path))
+    return batcher, Caps({"m": ladder(8)}, batcher, Metrics("engine-cpu-a", memory))
 
 
 def test_the_next_smaller_size_becomes_the_cap(learning):
@@ -50,7 +56,7 @@ def test_it_rises_by_one_size_after_many_full_batches(learning):
     assert batcher.cap("m") == 4
 
 
-def test_the_cap_is_in_the_metrics(learning, tmp_path):
+def test_the_cap_is_in_the_metrics(learning, memory):
     _, caps = learning
     caps.too_large("m", 8)
-    assert 'gradless_batch_cap{model="m"} 4.0' in render(tmp_path)[0].decode()
+    assert 'gradless_batch_cap{model="m"} 4.0' in render(memory)[0].decode()

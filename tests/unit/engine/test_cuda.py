@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from service.engine.cuda import AT_A_TIME
+from service.engine.cuda import CannotRecordError
 from service.engine.guard import CaughtError
-from service.engine.model import CannotRecordError, ServedModel
+from service.engine.model import ServedModel
+from service.engine.staging import SLOTS
 from service.loader.load import load
 from service.loader.proof import tolerance_of
-from service.loader.report import Tuning
-from service.specs import ExitCode
+from service.loader.tuning import Tuning
+from service.wire.specs import ExitCode
 from tests.support.gpu import DEVICE, needs_gpu
 from tests.support.tiny import CLASSES, tiny
 
@@ -52,8 +53,7 @@ def served(tmp_path):
 
 
 def pictures(model: ServedModel, count: int) -> torch.Tensor:
-    side = model.loaded.input.crop
-    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8).pin_memory()
+    return torch.randint(0, 256, (count, *model.loaded.input.shape), dtype=torch.uint8).pin_memory()
 
 
 def alike(model: ServedModel, one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -81,14 +81,14 @@ def test_two_batches_under_way_each_get_their_own(served, recorded):
         model.record_cuda_graphs(model.sizes)
     batches = [pictures(model, size) for size in (32, 8, 8, 1, 32, 32)]
     expected = [model.run_batch(batch).clone() for batch in batches]
-    assert bool(model.overlaps_from) == recorded
+    assert bool(model.forward.overlaps_from) == recorded
     found = []
     under_way = []
     for batch in batches:
         under_way.append(model.begin_batch(batch))
-        if len(under_way) == AT_A_TIME:
-            found.append(under_way.pop(0)())
-    found += [end() for end in under_way]
+        if len(under_way) == SLOTS:
+            found.append(under_way.pop(0).wait())
+    found += [batch.wait() for batch in under_way]
     assert all(alike(model, one, other) for one, other in zip(expected, found, strict=True))
 
 
@@ -172,7 +172,7 @@ def test_a_batch_that_cannot_begin_leaves_room_for_others(served):
     model = served()
     batch = pictures(model, 4)
     expected = model.run_batch(batch)
-    for _ in range(AT_A_TIME + 1):
+    for _ in range(SLOTS + 1):
         with pytest.raises(RuntimeError):
             model.begin_batch(batch[:, :2])
     assert alike(model, expected, model.run_batch(batch))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.engine.forecast import Forecast
 from service.engine.pace import Pace
+from service.frontend.engines.forecast import Forecast
 
 
 def known(measured):

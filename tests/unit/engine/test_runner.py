@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine.aboard import Aboard, read_aboard
 from service.engine.batcher import Batcher, Request, ladder
 from service.engine.caps import Caps
 from service.engine.guard import CaughtError, Guard
+from service.engine.job import Job
 from service.engine.model import ServedModel
 from service.engine.pace import Pace
-from service.engine.runner import Job, Runner
-from service.engine.wire import Failure, Infer, Result
+from service.engine.runner import Runner
 from service.errors import ModelFailed
+from service.host.metric_memory import make_metric_memory
 from service.loader.compiled import Package
 from service.loader.load import load
 from service.metrics import Metrics
-from service.specs import ExitCode
+from service.wire.aboard import Aboard, make_aboard_file, read_aboard
+from service.wire.messages import Failure, Infer, Result
+from service.wire.specs import ExitCode
 from tests.support.device import BAD, Device
 from tests.support.tiny import tiny
 
@@ -33,17 +35,21 @@ def device():
 
 
 @pytest.fixture
-def runner(tmp_path, device):
+def aboard_file():
+    return make_aboard_file()
+
+
+@pytest.fixture
+def runner(tmp_path, device, aboard_file):
     """One model of five classes, with a package of which two batches may be under way; and its batcher."""
     folder = tiny(tmp_path)
     model = ServedModel(load(folder), folder.card, torch.device("cpu"))
     model.run_package(Package(lambda pixels: device.begin(pixels)(), 1, device.begin, overlaps_from=2), "a" * 64)
     batcher = Batcher({"tiny": model.cap})
-    metrics = Metrics("engine-cpu-a", tmp_path)
+    metrics = Metrics("engine-cpu-a", make_metric_memory())
     caps = Caps({"tiny": ladder(model.cap)}, batcher, metrics)
-    made = Runner(
-        {"tiny": model}, {"tiny": Guard("tiny")}, Aboard(tmp_path / "aboard"), caps, Pace(), batcher.cancel, 60, metrics
-    )
+    made = Runner(Aboard(aboard_file), caps, Pace(), batcher.cancel, 60, metrics)
+    made.open("tiny", model, Guard("tiny"))
     with torch.inference_mode():
         yield made, batcher
 
@@ -89,11 +95,11 @@ def test_a_batch_that_fails_leaves_the_one_behind_it_as_it_was(runner):
     assert classes(runner.end(second)) == {10: [4] * 8}
 
 
-def test_the_aboard_file_names_all_who_are_under_way(runner, tmp_path):
+def test_the_aboard_file_names_all_who_are_under_way(runner, aboard_file):
     runner, batcher = runner
 
     def aboard():
-        return read_aboard(tmp_path / "aboard")
+        return read_aboard(aboard_file)
 
     add(batcher, 1, 1, 1)
     add(batcher, 2, 2, 2)
@@ -109,13 +115,13 @@ def test_the_aboard_file_names_all_who_are_under_way(runner, tmp_path):
     assert (aboard().ids, aboard().due, aboard().finished) == ([], 0, 2)
 
 
-def test_as_many_may_be_aboard_as_two_batches_can_hold(tmp_path):
-    Aboard(tmp_path / "aboard").board(range(2048))
+def test_as_many_may_be_aboard_as_two_batches_can_hold(aboard_file):
+    Aboard(aboard_file).board(range(2048))
     with pytest.raises(struct.error):
-        Aboard(tmp_path / "aboard").board(range(2049))
+        Aboard(aboard_file).board(range(2049))
 
 
-def test_when_a_model_is_caught_the_file_keeps_all_who_were_under_way(runner, tmp_path, monkeypatch):
+def test_when_a_model_is_caught_the_file_keeps_all_who_were_under_way(runner, aboard_file, monkeypatch):
     runner, batcher = runner
     add(batcher, 1, 1, 1)
     first = runner.begin(batcher.take())
@@ -128,7 +134,7 @@ def test_when_a_model_is_caught_the_file_keeps_all_who_were_under_way(runner, tm
     monkeypatch.setattr(Guard, "look", look)
     with pytest.raises(CaughtError):
         runner.end(first)
-    assert read_aboard(tmp_path / "aboard").ids == [1, 2]
+    assert read_aboard(aboard_file).ids == [1, 2]
 
 
 @pytest.mark.parametrize(("pictures", "alone", "fewest"), [(2, False, 2), (1, False, 0), (2, True, 0)])
@@ -142,7 +148,7 @@ def test_who_is_alone_or_too_few_is_not_followed(runner, pictures, alone, fewest
 
 def test_a_model_that_runs_eager_is_not_followed(runner):
     runner, batcher = runner
-    runner._models["tiny"].run_eager()
+    runner._served["tiny"].model.run_eager()
     add(batcher, 1, 1, 1)
     flight = runner.begin(batcher.take())
     assert runner.followed_by(flight) == 0
@@ -164,3 +170,25 @@ def test_a_batch_is_not_charged_for_the_one_before_it(runner, monkeypatch):
     [(_, answer)] = runner.end(second)
     assert (answer.queue_seconds, answer.forward_seconds) == (5, 2)
     assert (runner._pace.shortest("tiny", 2), runner._pace.longest("tiny")) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([0.1, 1.5, 0.2, 0, 0], "The model returned 1.5 for this input where its card promises a probability"),
+        ([-0.2, -0.1, -3, -1, -1], "The model returned -0.1 for this input"),
+        ([0.1, float("nan"), 0.2, 0, 0], "The model returned NaN for this input."),
+        ([0.1, float("inf"), 0.2, 0, 0], "The model returned inf for this input"),
+    ],
+)
+def test_what_is_no_probability_fails_alone_where_the_model_makes_its_own(runner, row, words):
+    runner, batcher = runner
+    model = runner._served["tiny"].model
+    model.activation = "none"
+    rows = torch.tensor([[0.2] * 5, row])
+    model.run_package(Package(lambda pixels: rows, 1), "a" * 64)
+    add(batcher, 1, 1)
+    add(batcher, 2, 2)
+    good, bad = (frame for _, frame in runner.end(runner.begin(batcher.take())))
+    assert isinstance(good, Result)
+    assert (bad.error, bad.detail.startswith(words)) == ("model_output_invalid", True)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from service.frontend.accounts import SETTLE_SECONDS, Accounts, Ended
+from service.host.metric_memory import make_metric_memory
 from service.metrics import Metrics, render
 
 OK = 'gradless_requests_total{model="m",protocol="gradless",status="200"}'
@@ -12,14 +13,16 @@ IN_FLIGHT = 'gradless_requests_in_flight{model="m"}'
 
 
 @pytest.fixture
-def scene(tmp_path):
+def scene():
     """Accounts that know one model, and what the metrics say."""
 
+    memory = make_metric_memory()
+
     def shown(name):
-        lines = dict(line.rsplit(" ", 1) for line in render(tmp_path)[0].decode().splitlines() if line[0] != "#")
+        lines = dict(line.rsplit(" ", 1) for line in render(memory)[0].decode().splitlines() if line[0] != "#")
         return float(lines[name])
 
-    accounts = Accounts(Metrics("frontend-0", tmp_path))
+    accounts = Accounts(Metrics("frontend-0", memory))
     accounts.open("m")
     return accounts, shown
 
@@ -29,7 +32,8 @@ def test_what_is_noted_is_written_when_nobody_waits_for_it(scene):
 
     async def run():
         accounts.began("m")
-        accounts.ended(Ended("m", 200, "", 0.2, [0.1]))
+        accounts.decoded("m", 0.1)
+        accounts.ended(Ended("m", 200, "", 0.2))
         before = shown(OK)
         async with asyncio.timeout(100 * SETTLE_SECONDS):
             while shown(OK) == before:
@@ -50,8 +54,8 @@ def test_who_shows_the_metrics_settles_first(scene):
         accounts.began("m")
         accounts.settle()
         assert shown(IN_FLIGHT) == 2
-        accounts.ended(Ended("m", 200, "", 0.2, []))
-        accounts.ended(Ended("m", 503, "overloaded", 0.001, []))
+        accounts.ended(Ended("m", 200, "", 0.2))
+        accounts.ended(Ended("m", 503, "overloaded", 0.001))
         accounts.settle()
         accounts.settle()
 
@@ -68,7 +72,7 @@ def test_a_model_that_nobody_opened_is_opened_by_its_first_request(scene):
 
     async def run():
         accounts.began("unknown")
-        accounts.ended(Ended("unknown", 404, "model_not_found", 0.001, []))
+        accounts.ended(Ended("unknown", 404, "model_not_found", 0.001))
         accounts.settle()
 
     asyncio.run(run())

@@ -97,6 +97,17 @@ def test_a_file_that_is_bad_from_the_start_lets_nobody_in(tmp_path):
         Keys(tmp_path / "gone").check(stated(""))
 
 
+def test_a_file_from_another_system_opens_as_well(tmp_path):
+    (tmp_path / "keys").write_bytes("\ufefffirst-key\r\nsecond # Büro\u2028third\r\n".encode())
+    assert read_keys(tmp_path / "keys") == [keys._hash("first-key"), keys._hash("second")]
+
+
+def test_a_file_that_is_not_utf_8_is_told_with_its_line(tmp_path):
+    (tmp_path / "keys").write_bytes(b"first-key\nsecond # B\xfcro\n")
+    with pytest.raises(ConfigurationError, match=r"keys: keys_file: line 2, byte 11 \(0xfc\) is not UTF-8 text"):
+        read_keys(tmp_path / "keys")
+
+
 @pytest.mark.parametrize(
     ("text", "words"), [(b"", "holds no key"), (b"# a\n", "holds no key"), (b"a\nb c\n", "line 2")]
 )

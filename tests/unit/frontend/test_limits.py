@@ -1,6 +1,7 @@
 """A body is read to its end and no further than its limit, whether it is there already or comes in pieces."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -8,9 +9,10 @@ import uvicorn
 from starlette.requests import Request
 from uvicorn.server import ServerState
 
-from service.errors import BodyTooSlow, ClientLeft, Malformed, TooLarge
-from service.frontend.connection import WHOLE_BODY, Connection, Limits
+from service.errors import BodyTooSlow, ClientLeft, DeadlineExceeded, Malformed, TooLarge
+from service.frontend.http_connection import HttpConnection, Limits
 from service.frontend.limits import read_body
+from service.frontend.request_reader import WHOLE_BODY
 from service.settings import Settings
 
 LIMIT = 10.0
@@ -21,8 +23,8 @@ def part(body, more):
     return {"type": "http.request", "body": body, "more_body": more}
 
 
-def read(*messages, whole=False, **headers):
-    """What is read of a body that comes as these messages, and then no more."""
+def read(*messages, whole=False, seconds=LIMIT, **headers):
+    """What is read, by a deadline, of a body that comes as these messages, and then no more."""
     waiting = list(messages)
 
     async def receive():
@@ -33,7 +35,7 @@ def read(*messages, whole=False, **headers):
     scope = {"type": "http", "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
     if whole:
         scope["extensions"] = WHOLE_BODY
-    return asyncio.run(read_body(Request(scope, receive), SETTINGS))
+    return asyncio.run(read_body(Request(scope, receive), SETTINGS, time.monotonic() + seconds))
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -106,10 +108,10 @@ async def connected():
     """An application, and a client's connection to it."""
     app, state = App(), ServerState()
     limits = Limits(LIMIT, 10, lambda refusal: None)
-    config = uvicorn.Config(app, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(app, http=HttpConnection, ws="none", lifespan="off", log_config=None, access_log=False)
     config.load()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(limits, config=config, server_state=state, app_state={}), "127.0.0.1", 0
+        lambda: HttpConnection(limits, config=config, server_state=state, app_state={}), "127.0.0.1", 0
     )
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -146,3 +148,9 @@ def test_a_body_that_is_still_to_come_is_not():
             return app.whole
 
     assert asyncio.run(run()) == [False]
+
+
+@pytest.mark.parametrize("first", [[], [part(b"1", True)]])
+def test_a_body_that_has_not_come_by_the_deadline_is_not_waited_for(first):
+    with pytest.raises(DeadlineExceeded, match="while its body was being sent"):
+        read(*first, seconds=0.05)

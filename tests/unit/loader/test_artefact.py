@@ -1,5 +1,6 @@
 """A full proof is kept under a key that changes with all that it depends on, and is lost without harm."""
 
+import resource
 import stat
 
 import msgspec
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from service.loader import artefact
-from service.loader.artefact import Records, artefact_key, cpu_features
-from service.loader.report import Figures, Record, Report, RuleResult, Tuning
+from service.loader.artefact import Record, Records, artefact_key, cpu_features, write_whole
+from service.loader.report import Figures, Report, RuleResult
+from service.loader.tuning import Tuning
 
 CPU = torch.device("cpu")
 FIGURES = Figures(0, 0, 0, 1e-7, 0.5, 1e-5, [1, 2, 4], {1: 0.01, 4: 0.03}, 10, 0.1)
@@ -90,3 +92,15 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_harms_nobody(tmp_path
     records = Records(tmp_path / "file")
     records.write(key(), record())
     assert records.read(key()) is None
+
+
+def test_what_could_not_be_written_whole_leaves_nothing_behind(tmp_path):
+    write_whole(tmp_path / "kept.json", b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_whole(tmp_path / "kept.json", bytes(11))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("kept.json", b"old")]

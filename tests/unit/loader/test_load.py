@@ -76,12 +76,12 @@ def test_weights_stay_normal_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("raise ValueError('too dark')", "forward of (1, 3, 8, 8) raised ValueError: too dark"),
-        ("return self.last(x)", "forward of (1, 3, 8, 8) raised RuntimeError: "),
         ("return self.last(x.flatten(1))[0]", "forward of (1, 3, 8, 8) gives (5,)"),
         ("return self.last(x.flatten(1)).view(1, 5, 1, 1)", "forward of (1, 3, 8, 8) gives (1, 5, 1, 1)"),
         ("return self.last(x.flatten(1)), x", "forward of (1, 3, 8, 8) gives tuple"),
-        ("return {'logits': self.last(x.flatten(1))}", "forward of (1, 3, 8, 8) gives dict"),
+        ("return {}", "forward of (1, 3, 8, 8) gives dict"),
+        ("return {'a': self.last(x.flatten(1))[0]}", "forward of (1, 3, 8, 8) gives (5,)"),
+        ("return {'a': x, 'b': x}", "forward of (1, 3, 8, 8) gives dict of a, b, none of them called logits"),
         ("return None", "forward of (1, 3, 8, 8) gives NoneType"),
         ("return self.last(x.flatten(1))[:, :0]", "forward of (1, 3, 8, 8) gives (1, 0)"),
         ("return self.last(x.flatten(1))[:0]", "forward of (1, 3, 8, 8) gives (0, 5)"),
@@ -161,3 +161,31 @@ def test_code_that_changes_within_a_second_and_keeps_its_length_is_what_runs(tmp
     source.write_text(CODE.replace("AvgPool2d", "MaxPool2d"))
     os.utime(source, ns=(written.st_atime_ns, written.st_mtime_ns))
     assert isinstance(load(folder).module[0], torch.nn.MaxPool2d)
+
+
+def one_output(root, *lines):
+    code = CODE.replace("12, 5)", "12, 1)")
+    assert code != CODE
+    return tiny(root, "random:1", *lines, code=code)
+
+
+def test_a_single_output_is_refused_with_what_would_be_right(tmp_path):
+    with pytest.raises(ConfigurationError) as caught:
+        load(one_output(tmp_path))
+    (problem,) = caught.value.problems
+    assert "the probability of a single class is always 1" in problem
+    assert 'set activation = "sigmoid"' in problem
+    assert "regression is a task that this version does not have" in problem
+
+
+def test_a_single_logit_with_a_sigmoid_is_a_class(tmp_path):
+    assert load(one_output(tmp_path, 'activation = "sigmoid"')).classes == 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "told"), [("[0, 0, 0]", "[1, 1, 1]", True), ("[0, 0, 0]", "[255, 255, 255]", False)]
+)
+def test_pixels_that_reach_the_model_as_they_are_are_told(tmp_path, mean, std, told):
+    path = tiny_at(tmp_path)
+    (path / "model.toml").write_text(f"{(path / 'model.toml').read_text()}mean = {mean}\nstd = {std}\n")
+    assert any(finding.name == "raw-pixels" for finding in load(tiny(tmp_path)).findings) is told

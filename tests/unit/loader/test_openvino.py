@@ -14,7 +14,7 @@ from service.loader.artefact import artefact_key
 from service.loader.compiled import CannotCompileError, export
 from service.loader.load import load
 from service.loader.probes import probes
-from service.loader.report import Tuning
+from service.loader.tuning import Tuning
 from tests.support.tiny import tiny
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def in_pieces(model, root):
 def test_what_one_forward_gave_the_next_does_not_change(tmp_path, load):
     model = served(tmp_path)
     forward = load(model, tmp_path)
-    pixels = probes(4, model.loaded.input.crop)
+    pixels = probes(4, model.loaded.input.shape)
     with torch.inference_mode():
         first = forward(pixels[:2])
         kept = first.clone()
@@ -67,7 +67,7 @@ def test_what_one_forward_gave_the_next_does_not_change(tmp_path, load):
 def test_a_package_takes_up_to_the_cap_and_no_more(tmp_path, load):
     model = served(tmp_path)
     forward = load(model, tmp_path)
-    pixels = probes(model.cap + 1, model.loaded.input.crop)
+    pixels = probes(model.cap + 1, model.loaded.input.shape)
     for size in range(1, model.cap + 1):
         assert forward(pixels[:size]).shape == (size, model.loaded.classes)
     with pytest.raises(RuntimeError):
@@ -77,7 +77,7 @@ def test_a_package_takes_up_to_the_cap_and_no_more(tmp_path, load):
 def test_cut_or_whole_each_example_gets_the_same_bits(tmp_path):
     model = served(tmp_path)
     whole, cut = compiled(model, tmp_path), in_pieces(model, tmp_path)
-    pixels = probes(model.cap, model.loaded.input.crop)
+    pixels = probes(model.cap, model.loaded.input.shape)
     with torch.inference_mode():
         for size in range(1, model.cap + 1):
             assert torch.equal(cut(pixels[:size]), whole(pixels[:size]))
@@ -86,7 +86,7 @@ def test_cut_or_whole_each_example_gets_the_same_bits(tmp_path):
 def test_two_batches_under_way_each_get_their_own(tmp_path):
     model = served(tmp_path)
     package = in_pieces(model, tmp_path)
-    pixels = probes(2 * model.cap, model.loaded.input.crop)
+    pixels = probes(2 * model.cap, model.loaded.input.shape)
     one, other = pixels[: model.cap], pixels[model.cap :]
     with torch.inference_mode():
         expected = package(one), package(other)
@@ -112,7 +112,7 @@ def test_a_batch_is_cut_when_each_stream_gets_some_of_it(size, streams, pieces):
 def test_a_cap_that_leaves_a_piece_room_is_a_cap_all_the_same(tmp_path, size):
     model = served(tmp_path, "[batching]", f"max_batch_size = {size}")
     forward = in_pieces(model, tmp_path)
-    pixels = probes(size + 1, model.loaded.input.crop)
+    pixels = probes(size + 1, model.loaded.input.shape)
     assert len(forward(pixels[:size])) == size
     with pytest.raises(RuntimeError):
         forward(pixels)
@@ -122,7 +122,7 @@ def test_a_piece_that_fails_leaves_no_other_one_running(tmp_path, monkeypatch):
     """Else the next batch would find its requests busy."""
     model = served(tmp_path)
     forward = in_pieces(model, tmp_path)
-    pixels = probes(model.cap, model.loaded.input.crop)
+    pixels = probes(model.cap, model.loaded.input.shape)
     library, made = importlib.import_module("openvino"), []
 
     class Failing(library.Tensor):
@@ -155,7 +155,7 @@ def test_what_comes_after_a_forward_has_one_thread(tmp_path, load):
     """torch's own would spin beside OpenVINO's for the same cores."""
     model = served(tmp_path)
     model.apply(Tuning("channels_last", 2))
-    pixels = probes(4, model.loaded.input.crop)
+    pixels = probes(4, model.loaded.input.shape)
     with torch.inference_mode():
         model.run_batch(pixels)
         assert torch.get_num_threads() == 2
@@ -170,7 +170,7 @@ def test_what_comes_after_a_forward_has_one_thread(tmp_path, load):
 def test_it_computes_in_what_the_card_says(tmp_path, dtype):
     """Left alone it takes bfloat16 wherever the processor has it, and is then further from eager in float32."""
     model = served(tmp_path, f'dtype = "{dtype}"')
-    pixels = probes(4, model.loaded.input.crop)
+    pixels = probes(4, model.loaded.input.shape)
     with torch.inference_mode():
         eager, found = model.run_batch(pixels).float(), compiled(model, tmp_path)(pixels)
     assert found.dtype == torch.float32

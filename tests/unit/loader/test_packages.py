@@ -1,6 +1,7 @@
 """The cache of packages refuses what may not be ours or is not whole, is bounded, and survives who dies in it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.loader.packages import MOST_PACKAGES, Packages, RefusedPackageError, not_ours
-from service.loader.report import Verdict
+from service.loader.verdict import Verdict
 
 WON = Verdict("compiled", "it wins")
 
@@ -31,6 +32,14 @@ def test_what_is_written_is_found_again(packages, tmp_path):
     assert packages.read("k") == verdict
     assert packages.open(verdict).read_bytes() == b"native code"
     assert packages.read("another") is None
+
+
+def test_a_package_is_kept_though_the_cache_was_removed_while_it_was_built(packages, tmp_path):
+    shutil.rmtree(tmp_path / "compiled")
+    verdict = kept(packages, tmp_path)
+    assert packages.open(packages.read("k")).read_bytes() == b"native code"
+    assert (tmp_path / "compiled").stat().st_mode & 0o777 == 0o700
+    assert verdict == packages.read("k")
 
 
 def test_the_folder_is_made_for_its_owner_alone(packages, tmp_path):
@@ -83,7 +92,7 @@ def test_a_cache_that_cannot_be_made_says_so(tmp_path):
 
 @pytest.mark.parametrize("name", ["../elsewhere.pt2", "/tmp/elsewhere.pt2"])
 def test_a_verdict_that_names_a_file_elsewhere_is_refused(packages, name):
-    with pytest.raises(RefusedPackageError, match="no name of a file"):
+    with pytest.raises(RefusedPackageError, match="is not a file name"):
         packages.open(Verdict("compiled", "it wins", package=name))
 
 

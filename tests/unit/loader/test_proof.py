@@ -9,7 +9,7 @@ from service.loader import proof
 from service.loader.controls import CONTROLS
 from service.loader.freeze import freeze
 from service.loader.proof import JUDGES, distance, prove, tolerance_of
-from service.loader.report import RULES
+from service.loader.report import WAIVABLE
 
 EXAMPLES = torch.randint(0, 256, (8, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 SIZES = (1, 2, 4)
@@ -64,7 +64,7 @@ def test_the_figures_say_what_was_done_and_seen():
 
 def test_the_rules_come_in_their_order_and_each_says_something():
     report = proven(Model())
-    assert tuple(rule.rule for rule in report.rules) == RULES
+    assert tuple(rule.rule for rule in report.rules) == tuple(JUDGES)
     assert all(rule.detail.endswith(".") for rule in report.rules)
 
 
@@ -78,20 +78,24 @@ def test_one_broken_rule_is_enough_to_fail():
 
 
 @pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name)
-def test_each_control_breaks_exactly_its_rules(control):
+def test_each_control_shows_exactly_what_it_must(control):
     report = control.prove()
-    assert set(report.broken) == control.breaks, broken(report)
+    assert control.seen(report) == control.breaks, (broken(report), report.findings)
 
 
 def test_there_are_controls_enough_and_each_rule_is_in_one():
     wrong = [control for control in CONTROLS if control.breaks]
     assert len(wrong) >= 25
     assert len(CONTROLS) - len(wrong) >= 10
-    assert set.union(*(set(control.breaks) for control in wrong)) == set(RULES)
+    assert set.union(*(set(control.breaks) for control in wrong)) == {*JUDGES, "activation", "constant", "unit-norm"}
     assert len({control.name for control in CONTROLS}) == len(CONTROLS)
 
 
-@pytest.mark.parametrize("rule", RULES)
+def test_what_a_card_may_waive_are_rules():
+    assert set(WAIVABLE) < set(JUDGES)
+
+
+@pytest.mark.parametrize("rule", JUDGES)
 def test_a_proof_without_one_of_its_rules_is_noticed_by_a_control(rule, monkeypatch):
     monkeypatch.setitem(JUDGES, rule, lambda trial, comparison: proof.held("Nobody looked."))
     missed = [c.name for c in CONTROLS if c.breaks == {rule} and not c.caught(c.prove())]
@@ -199,7 +203,7 @@ def test_a_model_that_gives_what_it_was_given_or_holds_is_proven(given):
 
 
 def test_answers_that_hardly_differ_prove_nothing_and_the_report_says_so():
-    report = proven(Model(lambda model, scores: scores * 1e-6 + torch.ones(5)))
+    report = proven(Model(lambda model, scores: scores * 1e-4 + 3))
     assert report.passed
     assert report.inconclusive.startswith("Different inputs differ by ")
     assert {rule.rule: rule.detail for rule in report.rules}["batch-invariant"] == report.inconclusive

@@ -11,7 +11,8 @@ import torchvision
 from service.errors import ConfigurationError
 from service.loader.load import load
 from service.loader.repository import find_models
-from service.loader.weights import build, resolved_input, resolved_labels
+from service.loader.resolved import resolved_input, resolved_labels
+from service.loader.weights import build
 from tests.support.models import make_models
 
 #: Small, and with another `resize` than a card's default.
@@ -97,8 +98,8 @@ def test_cached_weights_of_another_architecture_are_refused(tmp_path, cached):
     torch.save({"fc.weight": torch.zeros(1)}, cached)
     with pytest.raises(ConfigurationError) as caught:
         build(folder(tmp_path))
-    missing, unexpected = caught.value.problems
-    assert "missing in the weights: layers.0.weight" in missing
+    missing, unexpected, _ = caught.value.problems
+    assert "missing from the weights: layers.0.weight" in missing
     assert "unexpected in the weights: fc.weight" in unexpected
 
 
@@ -106,7 +107,7 @@ def test_cached_weights_of_another_architecture_are_refused(tmp_path, cached):
 def test_weights_that_cannot_be_fetched_are_told_with_what_to_do(tmp_path):
     problem = refused(folder(tmp_path))
     assert "fetching MNASNet0_75_Weights.DEFAULT raised URLError" in problem
-    assert "download them once, or use file:" in problem
+    assert "download the weights beforehand, or name a file of them: file:NAME" in problem
 
 
 @pytest.mark.parametrize("name", ["MNASNet9_Weights.DEFAULT", "MNASNet0_75_Weights.BEST", "mnasnet0_75", "os.system"])
@@ -125,3 +126,16 @@ def test_weights_of_a_segmentation_are_refused(tmp_path):
 def test_an_architecture_that_is_no_classification_model_of_torchvision_is_refused(tmp_path, name):
     card = f'weights = "random:1"\narchitecture = "torchvision:{name}"\n'
     assert f"architecture: torchvision has no classification model {name!r}" in refused(folder(tmp_path, card))
+
+
+def test_a_card_that_stretches_leaves_the_crop_of_the_weights_out(tmp_path):
+    spec = resolved_input(folder(tmp_path, CARD + "[input]\nresize = [200, 300]\n"))
+    assert (spec.resize, spec.crop, spec.shape) == ((200, 300), None, (3, 200, 300))
+
+
+def test_a_crop_that_does_not_fit_what_the_weights_say_is_told_in_words(tmp_path):
+    with pytest.raises(ConfigurationError) as raised:
+        resolved_input(folder(tmp_path, CARD + "[input]\ncrop = 240\n"))
+    assert str(raised.value).endswith(
+        "model.toml: input: crop = 240 is larger than resize = 232; the crop must fit in it"
+    )

@@ -8,7 +8,8 @@ import torch
 
 from service.loader.load import load
 from service.loader.repository import find_models, package_file
-from service.tasks.classification import ImageDecoder, best_classes
+from service.tasks.adapters.heads import best_classes
+from service.tasks.inputs.picture import ImageDecoder
 from tests.support.models import SHIPPED
 
 #: Photographs that come inside packages, what their documentation says they show, and the classes that say so.

@@ -1,0 +1,111 @@
+"""A front end's applications: one for everything, or one for clients and one for operations."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
+
+import service
+from service.frontend import documentation
+from service.frontend.accounts import Accounts
+from service.frontend.engines.client import Client
+from service.frontend.first import PredictFirst
+from service.frontend.keys import Keys
+from service.frontend.operations import operations, public
+from service.frontend.predict import Predictor
+from service.frontend.problems import Envelope, install_problem_handlers
+from service.host.cores import usable_cores
+from service.metrics import Metrics
+from service.wire.messages import Reload
+from service.wire.specs import FrontEndSpec
+
+
+class SupervisorLink(Protocol):
+    """The way from a front end to its supervisor, of which it asks nothing but reloads."""
+
+    def send(self, frame: Reload, /) -> None:
+        """Ask for a reload."""
+
+
+class FrontEnd:
+    """The HTTP side of a front end, whatever runs its engines and its process.
+
+    Args:
+        metrics: this process's.
+        client: the way to the engines.
+        supervisor: the way to the supervisor.
+
+    Attributes:
+        accounts: what was counted of requests; `settle()` writes the last of it.
+        draining: set when the server is to end; /health/ready is then 503.
+    """
+
+    def __init__(self, spec: FrontEndSpec, metrics: Metrics, client: Client, supervisor: SupervisorLink) -> None:
+        self.draining = False
+        self.accounts = Accounts(metrics)
+        self.accounts.open("unknown")  # what is refused before its model is known
+        self._settings = spec.settings
+        self._metrics_memory = spec.metrics
+        self._client = client
+        self._supervisor = supervisor
+        self._keys = Keys(self._settings.keys_file) if self._settings.keys_file else None
+        metrics.announce_build(torch.__version__)
+
+    def applications(self, apart: bool) -> list[Envelope]:
+        """Return one application for everything or, `apart`, one for clients and one for operations."""
+        clients = self._app()
+        clients.include_router(public(self._client, self._is_draining))
+        documentation.document_predict(clients, with_keys=self._keys is not None)
+        operators = self._app() if apart else clients
+        operators.include_router(self._operations())
+        if apart:
+            operators.include_router(public(self._client, self._is_draining))
+        first = self._with_cors(PredictFirst(clients, self._predictor(), self._settings.root_path))
+        apps: list[ASGIApp] = [first, operators] if apart else [first]
+        return [Envelope(app, self._is_draining, self._settings.access_log) for app in apps]
+
+    def _app(self) -> FastAPI:
+        app = FastAPIOffline(
+            title="Gradless",
+            version=service.__version__,
+            description=documentation.DESCRIPTION,
+            root_path=self._settings.root_path,
+            redirect_slashes=False,
+        )
+        install_problem_handlers(app)
+        return app
+
+    def _operations(self) -> APIRouter:
+        return operations(
+            self._client,
+            self._is_draining,
+            self.accounts.settle,
+            self._metrics_memory,
+            lambda: self._supervisor.send(Reload()),
+            self._keys,
+        )
+
+    def _predictor(self) -> Predictor:
+        decode_threads = self._settings.decode_threads or usable_cores()
+        pool = ThreadPoolExecutor(decode_threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
+        return Predictor(self._client, pool, self._settings, self.accounts, self._keys)
+
+    def _with_cors(self, app: ASGIApp) -> ASGIApp:
+        if not self._settings.cors_origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=self._settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        )
+
+    def _is_draining(self) -> bool:
+        return self.draining

@@ -1,0 +1,1 @@
+"""The process tree: started, watched, replaced, drained."""

@@ -1,0 +1,1 @@
+"""Arrays to a module's input, and its outputs to results, in the engine and the compiler."""

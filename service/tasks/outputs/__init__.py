@@ -1,0 +1,1 @@
+"""Results to answers, in the front end."""

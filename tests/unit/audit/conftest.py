@@ -1,0 +1,19 @@
+"""The audit that is drawn, and written as a page."""
+
+import pytest
+
+from service.audit.figures import MODES, Audit, ModeFigures, in_words
+
+
+@pytest.fixture
+def audit():
+    """Figures as they come, and a mode that has none."""
+    modes = [
+        ModeFigures(
+            mode=mode, graph_nodes=7, saved_tensors=9, saved_bytes=10**7, held_bytes=10**6 * size, latency_ms=5.0
+        )
+        for size, mode in enumerate(MODES)
+    ]
+    modes[0] = ModeFigures(mode=MODES[0], error="<no targets>")
+    modes[0].words = in_words(modes[0])
+    return Audit(model="a<b", device="cpu", batch_size=8, weights_bytes=5000, modes=modes)
