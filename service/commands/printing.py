@@ -13,7 +13,7 @@ from rich.table import Table
 
 from service.commands import check
 from service.commands.predict import FilePredictions
-from service.loader.report import Finding, Report
+from service.loader.report import Finding
 from service.supervisor import summary
 from service.tasks.outputs.classes import Answer
 
@@ -58,17 +58,12 @@ def _verdict(model: check.Checked) -> tuple[str, ...]:
     return (
         model.model,
         model.version,
-        f"{verdict}, inconclusive" if _is_inconclusive(report) else verdict,
+        f"{verdict}, inconclusive" if report.is_inconclusive else verdict,
         f"{sum(rule.passed for rule in report.rules)} of {len(report.rules)}",
         f"{report.figures.largest_difference:.1e}",
         " ".join(map(str, report.figures.sizes)),
         f"{report.figures.seconds:.2f}",
     )
-
-
-def _is_inconclusive(report: Report) -> bool:
-    """Return whether to call a model inconclusive; the finding that it is constant says so already, and more."""
-    return bool(report.inconclusive) and not any(finding.name == "constant" for finding in report.findings)
 
 
 def _coloured(finding: Finding) -> str:
@@ -97,7 +92,7 @@ def _findings(model: check.Checked, verbose: bool) -> Iterator[str]:
             word = "holds" if rule.passed else "waived" if rule.waived else "broken"
             reason = f" Waived: {rule.waived}." if rule.waived else ""
             yield f"{model.model}: {rule.rule}: {word}: {rule.detail}{reason}"
-    if model.report and _is_inconclusive(model.report) and not verbose:
+    if model.report and model.report.is_inconclusive and not verbose:
         yield f"{model.model}: batch-invariant: inconclusive: {model.report.inconclusive}"
 
 

@@ -108,6 +108,11 @@ class Report(msgspec.Struct, frozen=True):
         return any(finding.level == "severe" for finding in self.findings)
 
     @property
+    def is_inconclusive(self) -> bool:
+        """Return whether to call the proof inconclusive; the finding that a model is constant says so, and more."""
+        return bool(self.inconclusive) and not any(finding.name == "constant" for finding in self.findings)
+
+    @property
     def broken(self) -> list[str]:
         """Return the rules that did not hold, waived or not."""
         return [rule.rule for rule in self.rules if not rule.passed]

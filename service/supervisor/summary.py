@@ -27,7 +27,7 @@ def said(report: Report) -> str:
     held = sum(rule.passed for rule in report.rules)
     words = [f"{held} of {len(report.rules)} rules hold"]
     words += [f"{rule} waived: {reason}" for rule, reason in report.waivers.items()]
-    words += ["inconclusive"] if report.inconclusive else []
+    words += ["inconclusive"] if report.is_inconclusive else []
     words += [f"{finding.name}: {finding.detail}" for finding in report.findings]
     return ", ".join(words)
 
