@@ -1,13 +1,25 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.alone import leave, only_as_many_as_may
 from tests.support.models import SHIPPED, SMALL, make_models
 from tests.support.server import Server
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test marked `alone` wait until the other workers rest, before the clock of its timeout runs."""
+    with only_as_many_as_may(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_sessionfinish() -> None:
+    leave()
 
 
 @pytest.fixture

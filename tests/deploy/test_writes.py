@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -47,18 +48,23 @@ sys.kept_open = pathlib.Path(tempfile.gettempdir(), "kept-open").open("w")
 {CODE}"""
 
 
-def written_by_a_server(folder: Path, code: str, **variables: str) -> tuple[set[Path], set[Path]]:
-    """What a server of a tiny model writes in a life with a request and a reload: under its TMPDIR, and elsewhere."""
-    models = tiny_at(folder / "models", code=code).parent
+def written_by_a_server(folder: Path, **variables: str) -> tuple[set[Path], set[Path]]:
+    """What a server of a tiny model writes in a life with a request and a reload: under its TMPDIR, and elsewhere.
+
+    Its home and its working directory are below the folder.
+    """
+    models = tiny_at(folder / "models", code=KEEPS_OPEN).parent
+    environment = {"HOME": str(folder / "home"), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+    surroundings = {"launcher": ("env", "-u", "XDG_CACHE_HOME"), "environment": environment, "folder": folder / "here"}
     before = set(folder.rglob("*"))
-    with Server(models, "--optimize", "auto", environment=variables) as server:
+    with Server(models, "--optimize", "auto", **surroundings) as server:
         server.started().wait_ready()
         picture = {"instances": [[[[1, 2, 3]] * 8] * 8]}
         assert httpx.post(f"{server.url}/predict", json=picture, timeout=30).status_code == 200
         found = open_for_writing(server)
         httpx.post(f"{server.url}/models/reload")
         for engines in (2, 1):
-            wait_for(lambda: len(server.pids("gradless: engine")) == engines, 30, f"{engines} engines")  # noqa: B023
+            wait_for(lambda: len(server.pids("gradless: engine")) == engines, 60, f"{engines} engines")  # noqa: B023
             found |= open_for_writing(server)
         temporary = Path(server.temporary.name)
         assert server.stop() == 0
@@ -66,24 +72,27 @@ def written_by_a_server(folder: Path, code: str, **variables: str) -> tuple[set[
     return inside, found - inside | set(folder.rglob("*")) - before
 
 
-@pytest.fixture
-def surroundings(tmp_path, monkeypatch) -> dict[str, str]:
-    """A home and a working directory of the server's own, and a cache that it cannot write, as in the image."""
-    for name in ("home", "here"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    return {"HOME": str(tmp_path / "home"), "GRADLESS_CACHE": "/dev/null/cache", "PYTHONDONTWRITEBYTECODE": "1"}
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> dict[str, tuple[set[Path], set[Path]]]:
+    """What two servers write, which run at the same time: one as in the image, and one that is led elsewhere."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("image", "elsewhere")}
+    for folder in folders.values():
+        for name in ("home", "here"):
+            (folder / name).mkdir()
+    led = {"GRADLESS_CACHE": str(folders["elsewhere"] / "cache"), "TMPDIR": str(folders["elsewhere"] / "here")}
+    variables = {"image": {"GRADLESS_CACHE": "/dev/null/cache"}, "elsewhere": led}  # a cache that cannot be written
+    with ThreadPoolExecutor() as pool:
+        running = {name: pool.submit(written_by_a_server, folders[name], **variables[name]) for name in folders}
+        return {name: future.result() for name, future in running.items()}
 
 
-def test_a_server_writes_under_tmpdir_only_and_serves_with_a_cache_that_it_cannot_write(tmp_path, surroundings):
-    inside, elsewhere = written_by_a_server(tmp_path, KEEPS_OPEN, **surroundings)
+def test_a_server_writes_under_tmpdir_only_and_serves_with_a_cache_that_it_cannot_write(written):
+    inside, elsewhere = written["image"]
     assert "kept-open" in {file.name for file in inside}
     assert elsewhere == set()
 
 
-def test_what_is_written_elsewhere_is_noticed(tmp_path, surroundings):
-    surroundings |= {"GRADLESS_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "here")}
-    inside, elsewhere = written_by_a_server(tmp_path, KEEPS_OPEN, **surroundings)
+def test_what_is_written_elsewhere_is_noticed(written):
+    inside, elsewhere = written["elsewhere"]
     assert inside == set()
     assert {"kept-open", "cache"} <= {part for file in elsewhere for part in file.parts}

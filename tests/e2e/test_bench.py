@@ -1,31 +1,48 @@
-"""`gradless bench` as a user runs it, with short measurements."""
+"""`gradless bench` as a user runs it, with short measurements, in this process: torch has been imported here."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import httpx
 import pytest
 
+from service.bench import tune, turns
+from service.cli import main
 from tests.support.models import make_trivial
 
 
-def bench(*flags: str, limit: int = 200, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service", "bench", *flags, "--device", "cpu"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=limit, env=os.environ | environment)
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    """Runs the command here; gives its exit code, what it printed, and what it told of errors."""
+    monkeypatch.setattr(tune, "keep_freed_memory", lambda: None)  # the tests that come after this one have theirs freed
+    monkeypatch.setattr(tune, "SECONDS", 0.02)
+
+    def run(*flags: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gradless", "bench", *flags, "--device", "cpu"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
-def test_the_server_the_bare_loop_and_a_naive_app_take_turns(tmp_path):
+def test_the_server_and_the_bare_loop_take_turns_and_what_they_did_is_told_drawn_and_written(
+    tmp_path, monkeypatch, bench
+):
+    monkeypatch.setenv("CXX", "/nonexistent")  # OpenVINO's package is made in a moment, AOTInductor's is not
+    monkeypatch.setattr(turns, "TAIL", 1)
+    monkeypatch.setattr(turns, "TURNS_OF_ONE", 1)
+    monkeypatch.setattr(turns, "BARE_SHARE", 0.05)
     models, cache = make_trivial(tmp_path / "models"), tmp_path / "cache"
     files = ["--plot", str(tmp_path / "plot.png"), "--report", str(tmp_path / "report.html")]
     common = ["--models", str(models), "--cache", str(cache), "--seconds", "1", "--rounds", "1"]
-    done = bench(*common, "--model", "trivial", "--no-peers", "--json", *files)
-    assert done.returncode in (0, 1), done.stderr  # 1: the machine was too busy for a conclusion
-    assert done.stdout, done.stderr
-    told = json.loads(done.stdout)
+    code, out, err = bench(*common, "--model", "trivial", "--no-peers", "--json", *files)
+    assert code in (0, 1), err  # 1: the machine was too busy for a conclusion
+    assert out, err
+    told = json.loads(out)
     model = told["models"][0]
     assert [load["clients"] for load in model["servers"]["gradless"]] == [1, 32]
     for load in model["servers"]["gradless"]:
@@ -52,14 +69,14 @@ def test_the_server_the_bare_loop_and_a_naive_app_take_turns(tmp_path):
     assert "Gradless, 32 clients" in page
 
 
-def test_what_tune_finds_is_used_at_the_next_start_and_shown(serve, tmp_path):
+def test_what_tune_finds_is_used_at_the_next_start_and_shown(serve, tmp_path, bench):
     models, cache = make_trivial(tmp_path / "models"), str(tmp_path / "cache")
     (models / "trivial" / "model.toml").write_text(
         (models / "trivial" / "model.toml").read_text().replace("max_batch_size = 32", "max_batch_size = 4")
     )
-    done = bench("--tune", "--json", "--models", str(models), "--cache", cache)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    code, out, err = bench("--tune", "--json", "--models", str(models), "--cache", cache)
+    assert code == 0, err
+    found = json.loads(out)
     assert found["tuning"]["cap"] <= 4
     assert {timing["batch_size"] for timing in found["timings"]} == {1, 2, 4}
     server = serve(models, "--cache", cache)
@@ -70,15 +87,16 @@ def test_what_tune_finds_is_used_at_the_next_start_and_shown(serve, tmp_path):
     assert found["made"] in next(line for line in server.log if '"serving"' in line)
 
 
-def test_a_target_that_nothing_meets_and_a_commit_that_is_not_there_are_told(tmp_path):
+def test_a_target_that_nothing_meets_and_a_commit_that_is_not_there_are_told(tmp_path, bench):
     models = make_trivial(tmp_path / "models")
-    done = bench("--tune", "--latency-target", "0.00001", "--models", str(models), "--cache", str(tmp_path / "cache"))
-    assert done.returncode == 2
-    assert "--latency-target" in done.stderr
-    done = bench("--against", "no-such-commit", "--models", str(models))
-    assert done.returncode == 2
-    assert "no-such-commit" in done.stderr
-    assert "Traceback" not in done.stderr
+    cache = str(tmp_path / "cache")
+    code, _, err = bench("--tune", "--latency-target", "0.00001", "--models", str(models), "--cache", cache)
+    assert code == 2
+    assert "--latency-target" in err
+    code, _, err = bench("--against", "no-such-commit", "--models", str(models))
+    assert code == 2
+    assert "no-such-commit" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.soak
@@ -86,7 +104,8 @@ def test_a_target_that_nothing_meets_and_a_commit_that_is_not_there_are_told(tmp
 def test_every_peer_does_the_job(tmp_path):
     models = make_trivial(tmp_path / "models")
     common = ["--models", str(models), "--cache", str(tmp_path / "cache"), "--seconds", "1", "--rounds", "1"]
-    done = bench(*common, "--model", "trivial", "--json", limit=800)
+    command = [sys.executable, "-m", "service", "bench", *common, "--model", "trivial", "--json", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     servers = json.loads(done.stdout)["models"][0]["servers"]
     assert servers.keys() == {"gradless", "naive", "litserve", "mosec"}
     for loads in servers.values():

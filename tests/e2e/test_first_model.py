@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
-import pytest
 import torch
 import torchvision
 
 import service
-from tests.support.models import flower
+from tests.support.models import SHIPPED, assert_right, direct, flower
 from tests.support.server import Server
 
 ROOT = Path(service.__file__).parents[1]
@@ -44,19 +44,32 @@ def pasted(tree: Path, folder: Path, **variables: str) -> Server:
     return Server(Path("unused"), command=("bash", "-c", "\n".join(commands)), environment=environment, folder=folder)
 
 
-def labels_of(server: Server) -> list[str]:
+def answer_for_a_flower(server: Server) -> dict[str, Any]:
     answer = httpx.post(f"{server.url}/predict", content=flower(), headers=JPEG, timeout=30)
     assert answer.status_code == 200, answer.text
-    return [entry["label"] for entry in answer.json()["predictions"][0]["classes"]]
+    return answer.json()
 
 
-@pytest.mark.parametrize("is_there", [True, False])
-def test_three_commands_make_a_model_that_knows_a_flower(tmp_path, is_there):
-    if is_there:
-        (tmp_path / MODELS).mkdir()
-    with pasted(ROOT, tmp_path) as server:
-        server.started()
-        assert labels_of(server)[0] == "daisy"
+def labels_of(answer: dict[str, Any]) -> list[str]:
+    return [entry["label"] for entry in answer["predictions"][0]["classes"]]
+
+
+def files_below(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_three_commands_make_a_model_that_knows_a_flower_whether_or_not_the_folder_is_there(tmp_path):
+    absent, there = tmp_path / "absent", tmp_path / "there"
+    absent.mkdir()
+    (there / MODELS).mkdir(parents=True)
+    commands = offered(ROOT, there)
+    assert commands == offered(ROOT, absent)
+    subprocess.run(["bash", "-c", "\n".join(commands[:2])], cwd=there, check=True)
+    with pasted(ROOT, absent) as server:
+        answer = answer_for_a_flower(server.started())
+        assert_right(answer, direct(SHIPPED, "efficientnet_lite0"), flower())
+        assert labels_of(answer)[0] == "daisy"
+        assert files_below(there) == files_below(absent)
 
 
 def test_where_the_default_model_is_not_at_hand_torchvisions_weights_are_offered(tmp_path):
@@ -68,5 +81,4 @@ def test_where_the_default_model_is_not_at_hand_torchvisions_weights_are_offered
     fetched.parent.mkdir(parents=True)
     torch.save(torchvision.models.resnet18().state_dict(), fetched)  # not the real ones, which would be fetched
     with pasted(installed, tmp_path, TORCH_HOME=str(tmp_path / "torch")) as server:
-        server.started()
-        assert set(labels_of(server)) <= set(weights.meta["categories"])
+        assert set(labels_of(answer_for_a_flower(server.started()))) <= set(weights.meta["categories"])

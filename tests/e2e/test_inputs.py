@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from service.cli import main
 from service.loader.load import LoadedModel, load
 from service.loader.repository import find_models
 from tests.support.models import TOLERANCE, flower, make_models, photographs
@@ -108,13 +107,15 @@ def test_the_card_that_is_shown_says_what_a_model_sees(server):
     }
 
 
-def test_a_folder_of_pictures_is_classified_without_a_server(models, tmp_path):
+def test_a_folder_of_pictures_is_classified_without_a_server(models, tmp_path, monkeypatch, capsys):
     (tmp_path / "flower.jpg").write_bytes(flower())
-    command = [sys.executable, "-m", "service", "predict", str(tmp_path / "flower.jpg"), "--models", str(models)]
-    command += ["--model", "both", "--top-k", "10", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"GRADLESS_DEVICE": "cpu"})
-    assert done.returncode == 0, done.stderr
-    [prediction] = json.loads(done.stdout)["predictions"]
+    words = ["predict", str(tmp_path / "flower.jpg"), "--models", str(models), "--model", "both", "--top-k", "10"]
+    monkeypatch.setattr(sys, "argv", ["gradless", *words, "--json", "--device", "cpu"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    [prediction] = json.loads(printed.out)["predictions"]
     loaded = load(find_models(models)["both"])
     with Image.open(io.BytesIO(flower())) as picture:
         assert_like(prediction["classes"], expected(loaded, picture.convert("RGB")))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 
 import service
+from service.commands import check
 from service.loader.card import read_card
+from service.settings import Settings
 from tests.support import newcomer
 from tests.support.models import TOLERANCE
 from tests.support.newcomer import CASES, REQUESTS, STARTS, Case
@@ -41,11 +43,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checked(models) -> dict[str, dict[str, Any]]:
-    """What `gradless check` says of each."""
-    command = [sys.executable, "-m", "service", "check", "--models", str(models), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"GRADLESS_DEVICE": "cpu"})
-    assert done.returncode == 2, done.stderr
-    return {model["model"]: model for model in json.loads(done.stdout)["models"]}
+    """What `gradless check` says of each, which in this process has torch already."""
+    with pytest.MonkeyPatch.context() as patching, warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in a process of its own, where none is an error
+        patching.setattr(check, "keep_freed_memory", lambda: None)  # the tests that come after have theirs freed
+        outcome = check.check_models([], Settings(models=models, device="cpu"), lambda line: None)
+    assert outcome.exit_code == 2
+    return {model["model"]: model for model in json.loads(json.dumps(outcome.summary()))["models"]}
 
 
 @pytest.fixture(scope="module")

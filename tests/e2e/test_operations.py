@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from shutil import which
 
 import httpx
 import pytest
+import torch
 
+from service.frontend.accounts import SETTLE_SECONDS
 from service.loader.proof import JUDGES
 from tests.support.models import SMALL, make_models, photographs
-from tests.support.server import wait_for
+from tests.support.server import Server, wait_for
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -67,19 +70,23 @@ def test_a_proven_model_is_told_in_the_metrics(server):
     assert server.metric("gradless_grad_graph_violations_total", model="one") == 0
 
 
-def test_a_model_that_cannot_be_served_makes_the_server_unready_and_the_others_answer(serve, tmp_path):
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A server of two models, of which one cannot be served, that logs each request."""
     wrong = SMALL.format(seed=1).replace("random:1", "file:weights.pth")
-    models = make_models(tmp_path / "models", good=SMALL.format(seed=3), wrong=wrong)
-    import torch
-
+    models = make_models(tmp_path_factory.mktemp("half") / "models", good=SMALL.format(seed=3), wrong=wrong)
     torch.save({"fc.weight": torch.zeros(3, 3)}, models / "wrong" / "weights.pth")
-    server = serve(models, "--default-model", "good")
-    ready = httpx.get(f"{server.url}/health/ready")
+    with Server(models, "--default-model", "good", "--access-log") as running:
+        yield running.started()
+
+
+def test_a_model_that_cannot_be_served_makes_the_server_unready_and_the_others_answer(half):
+    ready = httpx.get(f"{half.url}/health/ready")
     assert ready.status_code == 503
     assert "wrong" in ready.json()["reasons"][0]
-    assert httpx.get(f"{server.url}/health/live").status_code == 200
-    assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
-    refused = httpx.post(f"{server.url}/models/wrong/predict", content=photographs()[0], headers=JPEG)
+    assert httpx.get(f"{half.url}/health/live").status_code == 200
+    assert httpx.post(f"{half.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+    refused = httpx.post(f"{half.url}/models/wrong/predict", content=photographs()[0], headers=JPEG)
     assert refused.status_code == 503
     assert "fc.weight" in refused.json()["detail"]
 
@@ -102,53 +109,64 @@ def test_requests_are_counted_once_over_several_front_ends(server):
     assert server.settled(name, **labels) == before + 20
 
 
-def test_the_access_log_has_a_line_a_request_and_no_query(serve, two_models):
-    server = serve(two_models, "--default-model", "one", "--access-log")
-    httpx.post(f"{server.url}/predict?top_k=3&key=secret", content=b"", headers=JPEG | {"X-Request-Id": "mine-2"})
-    lines = wait_for(lambda: [json.loads(line) for line in server.log if "mine-2" in line], 10, "a line in the log")
+def test_the_access_log_has_a_line_a_request_and_no_query(half):
+    httpx.post(f"{half.url}/predict?top_k=3&key=secret", content=b"", headers=JPEG | {"X-Request-Id": "mine-2"})
+    lines = wait_for(lambda: [json.loads(line) for line in half.log if "mine-2" in line], 30, "a line in the log")
     (line,) = lines
     assert (line["event"], line["method"], line["path"], line["status"]) == ("request", "POST", "/predict", 422)
     assert line["milliseconds"] > 0
-    assert "secret" not in "".join(server.log)
+    assert "secret" not in "".join(half.log)
 
 
-MOVED_BY_ONE_REQUEST = {
-    "gradless_requests_total": {"model": "one", "protocol": "gradless", "status": "200"},
-    "gradless_request_duration_seconds_count": {"model": "one"},
-    "gradless_batch_size_count": {"model": "one"},
-    "gradless_batch_size_sum": {"model": "one"},
-}
+def settled(server, wanted):
+    """The same as `Server.settled`, of several metrics with their labels at once."""
+
+    def now() -> list[float]:
+        text = httpx.get(f"{server.operations}/metrics", timeout=30).text
+        return [sum(Server.samples(text, name, labels)) for name, labels in wanted]
+
+    seen, since = now(), time.monotonic()
+
+    def rested() -> bool:
+        nonlocal seen, since
+        if (read := now()) != seen:
+            seen, since = read, time.monotonic()
+        return time.monotonic() - since > 4 * SETTLE_SECONDS
+
+    wait_for(rested, 30, "metrics at rest")
+    return seen
 
 
-@pytest.mark.parametrize("name", MOVED_BY_ONE_REQUEST)
-def test_one_request_moves_the_metric_by_one(server, name):
-    before = server.settled(name, **MOVED_BY_ONE_REQUEST[name])
+STAGES = ("decode", "queue", "collate", "forward", "postprocess")
+MOVED_BY_ONE_REQUEST = [
+    ("gradless_requests_total", {"model": "one", "protocol": "gradless", "status": "200"}),
+    ("gradless_request_duration_seconds_count", {"model": "one"}),
+    ("gradless_batch_size_count", {"model": "one"}),
+    ("gradless_batch_size_sum", {"model": "one"}),
+    *(("gradless_stage_duration_seconds_count", {"model": "one", "stage": stage}) for stage in STAGES),
+]
+
+
+def test_one_request_moves_each_metric_and_each_stage_by_one(server):
+    before = settled(server, MOVED_BY_ONE_REQUEST)
     assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
-    wait_for(lambda: server.metric(name, **MOVED_BY_ONE_REQUEST[name]) > before, 10, f"{name} to move")
-    assert server.settled(name, **MOVED_BY_ONE_REQUEST[name]) == before + 1
+    for (name, labels), value in zip(MOVED_BY_ONE_REQUEST, before, strict=True):
+        wait_for(lambda: server.metric(name, **labels) > value, 30, f"{name}{labels} to move")  # noqa: B023
+    assert settled(server, MOVED_BY_ONE_REQUEST) == [value + 1 for value in before]
 
 
-@pytest.mark.parametrize("stage", ["decode", "queue", "collate", "forward", "postprocess"])
-def test_one_request_is_seen_in_each_stage(server, stage):
-    name = "gradless_stage_duration_seconds_count"
-    before = server.settled(name, model="one", stage=stage)
-    assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
-    wait_for(lambda: server.metric(name, model="one", stage=stage) > before, 10, f"{stage} to move")
-    assert server.settled(name, model="one", stage=stage) == before + 1
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "labels"),
-    [
+def test_a_refusal_is_counted_by_its_reason(server):
+    refused = [
         ("/predict", b"no picture", {"model": "one", "reason": "unprocessable"}),
         ("/models/none/predict", b"x", {"model": "unknown", "reason": "model_not_found"}),
-    ],
-)
-def test_a_refusal_is_counted_by_its_reason(server, path, body, labels):
-    before = server.settled("gradless_rejected_total", **labels)
-    httpx.post(server.url + path, content=body, headers=JPEG)
-    wait_for(lambda: server.metric("gradless_rejected_total", **labels) > before, 10, "a refusal more")
-    assert server.settled("gradless_rejected_total", **labels) == before + 1
+    ]
+    counters = [("gradless_rejected_total", labels) for _, _, labels in refused]
+    before = settled(server, counters)
+    for path, body, _ in refused:
+        httpx.post(server.url + path, content=body, headers=JPEG)
+    for (name, labels), value in zip(counters, before, strict=True):
+        wait_for(lambda: server.metric(name, **labels) > value, 30, f"a refusal more: {labels}")  # noqa: B023
+    assert settled(server, counters) == [value + 1 for value in before]
 
 
 def test_gauges_tell_the_state(server):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.support.models import SHIPPED, assert_right, direct, flower, photographs
+from tests.support.models import assert_right, direct, photographs
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -164,10 +164,3 @@ def test_an_answer_says_where_its_time_went_and_whose_it_is(server):
 def test_a_request_id_that_could_forge_a_header_or_a_log_line_is_replaced(server):
     answer = httpx.get(f"{server.url}/health/live", headers={"X-Request-Id": "a b\tc<script>"})
     assert len(answer.headers["X-Request-Id"]) == 32
-
-
-def test_the_shipped_model_knows_the_daisy(shipped_server):
-    model = direct(SHIPPED, "efficientnet_lite0")
-    answer = httpx.post(f"{shipped_server.url}/predict", content=flower(), headers=JPEG)
-    assert_right(answer.json(), model, flower())
-    assert answer.json()["predictions"][0]["classes"][0]["label"] == "daisy"

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.models import photographs
+from tests.support.server import Server
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -123,28 +124,32 @@ def test_a_body_over_the_limit_is_refused_from_its_content_length_alone(server):
     assert exchange(server, head).startswith(b"HTTP/1.1 413")
 
 
-def test_a_chunked_body_is_refused_at_the_limit(serve, two_models):
-    server = serve(two_models, "--max-body-bytes", "1000", "--default-model", "one")
+@pytest.fixture(scope="module")
+def strict(two_models):
+    """A server with little room and little patience."""
+    limits = ["--max-body-bytes", "30000", "--body-timeout-seconds", "1", "--max-queued-examples", "4"]
+    with Server(two_models, "--default-model", "one", *limits) as running:
+        yield running.started()
+
+
+def test_a_chunked_body_is_refused_at_the_limit(strict):
     head = "POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert exchange(server, head, b"258\r\n" + b"x" * 600 + b"\r\n", b"258\r\n" + b"x" * 600 + b"\r\n").startswith(
-        b"HTTP/1.1 413"
-    )
+    chunk = b"4650\r\n" + b"x" * 18_000 + b"\r\n"
+    assert exchange(strict, head, chunk, chunk).startswith(b"HTTP/1.1 413")
 
 
-def test_a_slow_body_is_refused_in_time_and_a_short_deadline_is_kept(serve, two_models):
-    server = serve(two_models, "--body-timeout-seconds", "0.3", "--default-model", "one")
+def test_a_slow_body_is_refused_in_time_and_a_short_deadline_is_kept(strict):
     head = "POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 100\r\n\r\n"
-    assert exchange(server, head, b"x").startswith(b"HTTP/1.1 408")
-    answer = httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG | {"X-Timeout-Ms": "1"})
+    assert exchange(strict, head, b"x").startswith(b"HTTP/1.1 408")
+    answer = httpx.post(f"{strict.url}/predict", content=photographs()[0], headers=JPEG | {"X-Timeout-Ms": "1"})
     assert answer.status_code == 504
-    assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+    assert httpx.post(f"{strict.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back(serve, two_models):
-    server = serve(two_models, "--max-queued-examples", "4", "--default-model", "one")
-    files = [("file", (f"{n}.jpg", picture)) for n, picture in enumerate(photographs()[:5])]
-    answer = httpx.post(f"{server.url}/predict", files=files)
+def test_a_full_queue_refuses_and_says_when_to_come_back(strict):
+    files = [("file", (f"{n}.jpg", min(photographs(), key=len))) for n in range(5)]
+    answer = httpx.post(f"{strict.url}/predict", files=files)
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) >= 1
-    assert server.metric("gradless_rejected_total", model="one", reason="overloaded") == 1
-    assert httpx.post(f"{server.url}/predict", files=files[:4]).status_code == 200
+    assert strict.metric("gradless_rejected_total", model="one", reason="overloaded") == 1
+    assert httpx.post(f"{strict.url}/predict", files=files[:4]).status_code == 200

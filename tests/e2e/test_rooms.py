@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.models import photographs
-from tests.support.server import wait_for
+from tests.support.server import Server, wait_for
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -31,26 +31,28 @@ signal.signal(signal.SIGUSR1, tell)
 """
 
 
-@pytest.fixture
-def imported(serve, two_models, tmp_path):
-    """Starts a server, has it answer, and asks a process by its title what it has imported."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    environment = {"PYTHONPATH": str(tmp_path / "site"), "MODULES_FOLDER": str(tmp_path)}
-    server = serve(two_models, "--default-model", "one", environment=environment)
+@pytest.fixture(scope="module")
+def imported(two_models, tmp_path_factory):
+    """Asks a process of a server that has answered, by its title, what it has imported."""
+    folder = tmp_path_factory.mktemp("rooms")
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    environment = {"PYTHONPATH": str(folder / "site"), "MODULES_FOLDER": str(folder)}
+    with Server(two_models, "--default-model", "one", environment=environment) as server:
+        server.started()
 
-    def answered() -> None:
-        assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
+        def answered() -> None:
+            assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
 
-    def ask(title: str) -> set[str]:
-        (pid,) = server.pids(title)
-        os.kill(pid, signal.SIGUSR1)
-        answered()  # a signal is handled when the main thread next runs Python
-        wait_for((tmp_path / str(pid)).exists, 10, f"the modules of {title}")
-        return set((tmp_path / str(pid)).read_text().splitlines())
+        def ask(title: str) -> set[str]:
+            (pid,) = server.pids(title)
+            os.kill(pid, signal.SIGUSR1)
+            answered()  # a signal is handled when the main thread next runs Python
+            wait_for((folder / str(pid)).exists, 30, f"the modules of {title}")
+            return set((folder / str(pid)).read_text().splitlines())
 
-    answered()
-    return ask
+        answered()
+        yield ask
 
 
 def test_a_front_end_that_has_answered_has_no_worker_and_no_weights(imported):

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -28,13 +29,25 @@ def trivial(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    """A server with two keys, and an access log to look for them in."""
-    folder = tmp_path_factory.mktemp("guarded")
-    (folder / "keys").write_text(f"# two\n{KEY}\nanother-key\n")
-    models = make_trivial(folder / "models")
-    with Server(models, "--keys-file", str(folder / "keys"), "--access-log", "--log-level", "debug") as running:
+def keys_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("keys") / "keys"
+
+
+def write_keys(file, *more: str) -> None:
+    """Two keys that always hold, and more."""
+    file.write_text("\n".join([f"# two\n{KEY}\nanother-key", *more, ""]))
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory, keys_file):
+    """A server with keys, an access log to look for them in, and, for row E13, hardly a file handle."""
+    write_keys(keys_file, "old-key")
+    models = make_trivial(tmp_path_factory.mktemp("guarded") / "models")
+    with Server(models, "--keys-file", str(keys_file), "--access-log", "--log-level", "debug") as running:
+        if sys.platform == "linux":
+            resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (64, 64))  # before it has a child
         yield running.started()
+        assert running.stop() == 0
 
 
 def ask(server: Server, authorization: str | None, path: str = "/predict") -> httpx.Response:
@@ -84,13 +97,13 @@ def test_s2_a_reload_needs_a_key_too(guarded, path):
     guarded.wait_ready()
 
 
-def test_s2_the_schema_says_so(guarded, server):
+def test_s2_the_schema_says_so(guarded, two_ports):
     schema = httpx.get(f"{guarded.url}/openapi.json").json()
     assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert schema["paths"]["/predict"]["post"]["security"] == [{"key": []}]
     assert schema["paths"]["/models/reload"]["post"]["security"] == [{"key": []}]
     assert "401" in schema["paths"]["/predict"]["post"]["responses"]
-    open_schema = httpx.get(f"{server.url}/openapi.json").json()
+    open_schema = httpx.get(f"{two_ports.url}/openapi.json").json()
     assert "security" not in open_schema["paths"]["/predict"]["post"]
 
 
@@ -103,23 +116,26 @@ def test_s2_no_key_is_logged(guarded):
     assert "another-key" not in "".join(guarded.log)
 
 
-def test_s2_changed_keys_hold_soon_and_a_bad_file_changes_nothing(serve, trivial, tmp_path):
-    file = tmp_path / "keys"
-    file.write_text("old-key\n")
-    server = serve(trivial, "--keys-file", str(file))
-    assert ask(server, "Bearer old-key").status_code == 200
-    file.write_text("new-key\n")
-    wait_for(lambda: ask(server, "Bearer new-key").status_code == 200, keys.LOOK_SECONDS + 4, "the new key")
-    assert ask(server, "Bearer old-key").status_code == 401
-    file.write_text("")
-    told = wait_for(
-        lambda: ask(server, "Bearer new-key") and [line for line in server.log if "keys not read" in line], 5, "a line"
-    )
-    assert str(file) in json.loads(told[0])["problem"]
-    assert ask(server, "Bearer new-key").status_code == 200
+def test_s2_changed_keys_hold_soon_and_a_bad_file_changes_nothing(guarded, keys_file):
+    try:
+        write_keys(keys_file, "old-key")
+        wait_for(lambda: ask(guarded, "Bearer old-key").status_code == 200, keys.LOOK_SECONDS + 4, "the old key")
+        write_keys(keys_file, "new-key")
+        wait_for(lambda: ask(guarded, "Bearer new-key").status_code == 200, keys.LOOK_SECONDS + 4, "the new key")
+        assert ask(guarded, "Bearer old-key").status_code == 401
+        keys_file.write_text("")
+        told = wait_for(
+            lambda: ask(guarded, "Bearer new-key") and [line for line in list(guarded.log) if "keys not read" in line],
+            5,
+            "a line",
+        )
+        assert str(keys_file) in json.loads(told[0])["problem"]
+        assert ask(guarded, "Bearer new-key").status_code == 200
+    finally:
+        write_keys(keys_file, "old-key")
 
 
-@pytest.mark.parametrize("text", [None, "", "# nothing\n", "two words\n"])
+@pytest.mark.parametrize("text", [None, pytest.param("", marks=pytest.mark.full), "# nothing\n", "two words\n"])
 def test_s2_a_file_without_keys_ends_the_start(trivial, tmp_path, text):
     file = tmp_path / "keys"
     if text is not None:
@@ -137,9 +153,23 @@ PRIVATE = ["/metrics", "/models/trivial", "/models/trivial/proof"]
 
 
 @pytest.fixture(scope="module")
-def two_ports(tmp_path_factory):
-    with Server(make_trivial(tmp_path_factory.mktemp("two-ports") / "models"), "--operations-port", "0") as running:
-        yield running.started()
+def with_two_ports(tmp_path_factory) -> Iterator[list[Server]]:
+    """The servers so far; only the last one may still run."""
+    servers: list[Server] = []
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def two_ports(with_two_ports, tmp_path_factory) -> Server:
+    """A server with an operations port: the one that is there, or a new one where a test has ended that."""
+    if not with_two_ports or with_two_ports[-1].process.poll() is not None:
+        models = make_trivial(tmp_path_factory.mktemp("two-ports") / "models")
+        flags = ("--operations-port", "0", "--front-ends", "2", "--drain-delay-seconds", "1")
+        with_two_ports.append(Server(models, *flags))
+        with_two_ports[-1].started()
+    return with_two_ports[-1]
 
 
 @pytest.mark.parametrize("path", PUBLIC)
@@ -172,8 +202,15 @@ def test_s6_without_that_port_all_is_on_one(guarded, path):
     assert httpx.get(guarded.url + path).status_code == 200
 
 
-def test_s6_two_ports_drain_under_load_and_lose_nothing(serve, trivial):
-    server = serve(trivial, "--operations-port", "0", "--front-ends", "2", "--drain-delay-seconds", "1")
+def test_s6_an_operations_port_in_use_is_told(two_ports, trivial):
+    said = refused(
+        "--models", str(trivial), "--port", "0", "--operations-port", two_ports.operations.rpartition(":")[2]
+    )
+    assert "--operations-port" in said
+
+
+def test_s6_two_ports_drain_under_load_and_lose_nothing(two_ports):
+    server = two_ports
     with Traffic(server, 8) as traffic:
         traffic.wait_for_answers(50)
         server.process.terminate()
@@ -186,34 +223,23 @@ def test_s6_two_ports_drain_under_load_and_lose_nothing(serve, trivial):
     wait_for(lambda: not server.tree(), 5, "no process left")
 
 
-def test_s6_an_operations_port_in_use_is_told(two_ports, trivial):
-    said = refused(
-        "--models", str(trivial), "--port", "0", "--operations-port", two_ports.operations.rpartition(":")[2]
-    )
-    assert "--operations-port" in said
-
-
 # E13
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
-def test_e13_with_64_file_handles_it_serves_fewer_connections_and_says_so(trivial):
-    with Server(trivial) as server:
-        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (64, 64))  # before it has a child
-        server.started()
-        assert "too few file handles" in "".join(server.log)
-        with ExitStack() as crowd:
-            address = ("127.0.0.1", server.port)
-            first, *others = [crowd.enter_context(socket.create_connection(address)) for _ in range(100)]
-            first.settimeout(10)
-            wait_for(lambda: any(map(is_told_503, others)), 10, "somebody who is told why")
-            dead = server.engine()
-            os.kill(dead, signal.SIGKILL)
-            wait_for(lambda: server.pids("gradless: engine") not in ([], [dead]), 30, "a new engine")
-            wait_for(lambda: status(first, "/health/ready") == 200, 15, "ready, with the crowd still there")
-        server.wait_ready()
-        assert ask(server, None).status_code == 200
-        assert server.stop() == 0
+def test_e13_with_64_file_handles_it_serves_fewer_connections_and_says_so(guarded):
+    assert "too few file handles" in "".join(guarded.log)
+    with ExitStack() as crowd:
+        address = ("127.0.0.1", guarded.port)
+        first, *others = [crowd.enter_context(socket.create_connection(address)) for _ in range(100)]
+        first.settimeout(10)
+        wait_for(lambda: any(map(is_told_503, others)), 10, "somebody who is told why")
+        dead = guarded.engine()
+        os.kill(dead, signal.SIGKILL)
+        wait_for(lambda: guarded.pids("gradless: engine") not in ([], [dead]), 30, "a new engine")
+        wait_for(lambda: status(first, "/health/ready") == 200, 15, "ready, with the crowd still there")
+    guarded.wait_ready()
+    assert ask(guarded, f"Bearer {KEY}").status_code == 200
 
 
 def is_told_503(connection: socket.socket) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,16 +13,24 @@ import pytest
 
 from service.engine.model import DEFAULT_CAP
 from tests.support.models import direct, make_models, photographs
-from tests.support.server import wait_for
+from tests.support.server import Server, wait_for
 from tests.support.traffic import JPEG, Traffic
 
 
-def test_e1_five_kills_of_the_engine_fail_no_request_and_no_counter_falls(serve, two_models):
+@pytest.fixture(scope="module")
+def recovering(two_models) -> Iterator[Server]:
+    """A server that each test leaves as whole as it found it, if with other processes."""
+    with Server(two_models, "--default-model", "one", "--front-ends", "2") as running:
+        yield running.started()
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.full)])
+def test_e1_kills_of_the_engine_fail_no_request_and_no_counter_falls(serve, two_models, kills):
     model = direct(two_models, "one")
     server = serve(two_models, "--default-model", "one", "--front-ends", "2")
     counted, recovered = [], []
     with Traffic(server, 16) as traffic:
-        for _ in range(5):
+        for _ in range(kills):
             traffic.wait_for_answers(100)
             counted.append(server.metric("gradless_requests_total", status="200"))
             engine = server.engine()
@@ -35,15 +44,15 @@ def test_e1_five_kills_of_the_engine_fail_no_request_and_no_counter_falls(serve,
     counted.append(server.settled("gradless_requests_total", status="200"))
     assert counted == sorted(counted)
     assert counted[-1] == len(traffic.answers)
-    assert server.metric("gradless_engine_restarts_total", device="cpu", reason="SIGKILL") == 5
+    assert server.metric("gradless_engine_restarts_total", device="cpu", reason="SIGKILL") == kills
     assert server.metric("gradless_replayed_requests_total", model="one") > 0
     # A batch is counted right after its answers, so each kill may take one's number with it.
-    assert server.settled("gradless_batch_size_sum", model="one") >= len(traffic.answers) - 5 * DEFAULT_CAP["cpu"]
+    assert server.settled("gradless_batch_size_sum", model="one") >= len(traffic.answers) - kills * DEFAULT_CAP["cpu"]
     print("seconds from kill to answers:", [f"{seconds:.2f}" for seconds in recovered])
 
 
-def test_out_of_memory_the_kernel_takes_an_engine_and_no_process_that_holds_connections(serve, two_models):
-    server = serve(two_models, "--default-model", "one")
+def test_out_of_memory_the_kernel_takes_an_engine_and_no_process_that_holds_connections(recovering):
+    server = recovering
     score = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (p.pid for p in server.tree())}
     engine = score.pop(server.engine())
     assert engine >= 500
@@ -104,8 +113,8 @@ def test_e2_a_picture_that_crashes_the_model_costs_two_engines_and_fails_alone(s
     assert server.metric("gradless_engine_restarts_total", device="cpu", reason="SIGSEGV") == 2
 
 
-def test_e11_a_killed_front_end_is_replaced_and_the_others_connections_live(serve, two_models):
-    server = serve(two_models, "--default-model", "one", "--front-ends", "2")
+def test_e11_a_killed_front_end_is_replaced_and_the_others_connections_live(recovering):
+    server = recovering
     first = wait_for(lambda: server.pids("gradless: front end 0"), 30, "a front end")[0]
     with httpx.Client() as session:
         # a connection that the other front end holds: connect until the first one has none of ours
@@ -126,9 +135,9 @@ def test_e12_when_the_supervisor_is_killed_everything_ends(serve, two_models):
     assert server.tree() == []
 
 
-def test_e18_a_killed_fork_server_costs_nothing_and_no_engine_gets_a_twin(serve, two_models):
+def test_e18_a_killed_fork_server_costs_nothing_and_no_engine_gets_a_twin(recovering, two_models):
     model = direct(two_models, "one")
-    server = serve(two_models, "--default-model", "one")
+    server = recovering
     engine = server.engine()
     fork_server = server.pids("gradless: fork server")
     assert len(fork_server) == 1
@@ -145,8 +154,8 @@ def test_e18_a_killed_fork_server_costs_nothing_and_no_engine_gets_a_twin(serve,
     traffic.assert_all_right(model)
 
 
-def test_l3_a_request_past_its_deadline_never_reaches_the_device(serve, two_models):
-    server = serve(two_models, "--default-model", "one")
+def test_l3_a_request_past_its_deadline_never_reaches_the_device(recovering):
+    server = recovering
     engine, brief = server.engine(), JPEG | {"X-Timeout-Ms": "100"}
     assert httpx.post(f"{server.url}/predict", content=photographs()[0], headers=JPEG).status_code == 200
     ran = server.settled("gradless_batch_size_sum", model="one")

@@ -11,14 +11,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
 
+from service.host.cores import usable_cores
 from service.host.metric_memory import make_metric_memory
 from service.metrics import Metrics
 from tests.support.cgroup import cpu_cgroup
-from tests.support.models import SMALL, make_models, make_trivial, photographs
+from tests.support.models import TRIVIAL, TRIVIAL_CODE, make_models, make_trivial, photographs
 from tests.support.server import Server, wait_for
 from tests.support.stranger import UID, as_stranger
 
@@ -52,9 +54,13 @@ def latin_1(tmp_path_factory) -> dict[str, str]:
 ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
-@pytest.fixture(params=["C", "POSIX", "Latin-1"])
+@pytest.fixture
 def locale(request, latin_1) -> dict[str, str]:
-    return latin_1 if request.param == "Latin-1" else ASCII | {"LC_ALL": request.param}
+    return variables_of(request.param, latin_1)
+
+
+def variables_of(locale: str, latin_1: dict[str, str]) -> dict[str, str]:
+    return latin_1 if locale == "Latin-1" else ASCII | {"LC_ALL": locale}
 
 
 def predicted(server: Server) -> list[str]:
@@ -67,11 +73,48 @@ def predicted(server: Server) -> list[str]:
 def gradless(*arguments: object, redirect: str = "", code: int = 0, **environment: str) -> subprocess.CompletedProcess:
     """Run a command to its end, which must be this code."""
     command = [sys.executable, "-m", "service", *map(str, arguments), "--device", "cpu"]
+    done = _run(command, redirect, environment)
+    assert done.returncode == code, done.stderr.decode()
+    return done
+
+
+#: Runs commands in turn, each followed by --then, and prints a NUL after each; their codes go to the file named first.
+IN_TURN = """\
+import sys
+from service.cli import main
+
+_, file, *rest = sys.argv
+while rest:
+    end = rest.index("--then")
+    sys.argv, rest = ["gradless", *rest[:end]], rest[end + 1 :]
+    try:
+        main()
+    except SystemExit as ended:
+        with open(file, "a") as codes:
+            print(ended.code, file=codes)
+    print(end="\\0", flush=True)
+"""
+
+
+def in_turn(
+    folder: Path, *commands: tuple[object, ...], redirect: str = "", **environment: str
+) -> tuple[list[bytes], list[int]]:
+    """What each command prints, and its code: one process imports torch for all of them."""
+    arguments = [str(part) for command in commands for part in (*command, "--device", "cpu", "--then")]
+    codes = folder / "codes"
+    codes.unlink(missing_ok=True)
+    done = _run([sys.executable, "-c", IN_TURN, str(codes), *arguments], redirect, environment)
+    assert done.returncode == 0, done.stderr.decode()
+    said = done.stdout.split(b"\0")
+    assert said.pop() == b""
+    return said, [int(line) for line in codes.read_text().split()]
+
+
+def _run(command: list[str], redirect: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
     if redirect:
         command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]
     surroundings = os.environ | {"GRADLESS_CACHE": "/dev/null/cache"} | environment
     done = subprocess.run(command, capture_output=True, env=surroundings, cwd=ROOT, timeout=120)
-    assert done.returncode == code, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done
 
@@ -95,9 +138,9 @@ def abroad(models) -> Iterator[Path]:
     "variables",
     [
         (),
-        ("HOME=/",),
+        pytest.param(("HOME=/",), marks=pytest.mark.full),
         ("HOME=/nonexistent", "XDG_CACHE_HOME=relative"),
-        ("HOME=/nonexistent", "XDG_CACHE_HOME=/proc/cache"),
+        pytest.param(("HOME=/nonexistent", "XDG_CACHE_HOME=/proc/cache"), marks=pytest.mark.full),
     ],
     ids=["none", "/", "nonexistent, relative cache", "nonexistent, unwritable cache"],
 )
@@ -116,7 +159,9 @@ def test_a_user_without_a_name_and_a_home_is_served_and_its_proof_is_kept(serve,
     assert server.stop() == 0
 
 
-def test_a_package_is_compiled_for_a_user_without_a_name_and_a_home(abroad):
+@pytest.mark.parametrize("compilers", [("CXX=/nonexistent",), pytest.param((), marks=pytest.mark.full)])
+def test_a_package_is_compiled_for_a_user_without_a_name_and_a_home(abroad, compilers):
+    """By OpenVINO, which asks for a home, and in the full form by AOTInductor, which takes half a minute."""
     unset = [f"--unset={name}" for name in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "GRADLESS_CACHE")]
     command = [
         sys.executable,
@@ -129,7 +174,7 @@ def test_a_package_is_compiled_for_a_user_without_a_name_and_a_home(abroad):
         "cpu",
         "--json",
     ]
-    launcher = ["env", *unset, f"TMPDIR={abroad / 'tmp'}", *as_stranger()]
+    launcher = ["env", *unset, *compilers, f"TMPDIR={abroad / 'tmp'}", *as_stranger()]
     done = subprocess.run([*launcher, *command], capture_output=True, text=True, cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stderr
     assert list((abroad / "tmp").glob(f"gradless-user-{UID}/.cache/gradless/compiled/*.json"))
@@ -147,61 +192,68 @@ def test_a_temporary_folder_whose_name_is_too_long_is_told_before_the_port_opens
 # Locales
 
 
-def test_labels_are_what_their_file_says_under_any_locale(serve, models, locale):
-    server = serve(models, environment=locale)
-    assert sorted(predicted(server)) == sorted(LABELS)
+@pytest.fixture(scope="module", params=[("C", "<&-"), ("Latin-1", ">&-"), ("POSIX", "<&- >&-")], ids=", ".join)
+def poor(request, models, latin_1) -> Iterator[Server]:
+    """A server of a poor locale, that has not got what it does not use of its standard descriptors."""
+    locale, closed = request.param
+    with Server(models, environment=variables_of(locale, latin_1), redirect=closed) as server:
+        yield server.started()
+        assert server.stop() == 0
 
 
-@pytest.mark.parametrize("form", ["--json", "--csv", ""])
-def test_a_command_prints_labels_and_names_of_files_under_any_locale(models, locale, tmp_path, form):
-    picture = tmp_path / "café\n日本.jpg" if form == "--json" else tmp_path / "café.jpg"
-    picture.write_bytes(photographs()[0])
-    arguments = ["predict", picture, "--models", models, "--top-k", "10", *filter(None, [form])]
-    said = gradless(*arguments, **locale, COLUMNS="300").stdout.decode(
-        "utf-8" if "PYTHONIO" not in str(locale) else "latin-1"
-    )
-    if form == "--json":
-        [prediction] = json.loads(said)["predictions"]
-        assert prediction["file"] == str(picture)
-        assert sorted(entry["label"] for entry in prediction["classes"]) == sorted(LABELS)
-    else:
+def test_labels_are_what_their_file_says_under_any_locale(poor):
+    assert sorted(predicted(poor)) == sorted(LABELS)
+
+
+WAIVED = "Größe, 日本"
+
+
+@pytest.mark.parametrize("locale", ["C", "Latin-1", pytest.param("POSIX", marks=pytest.mark.full)], indirect=True)
+def test_predict_prints_labels_and_names_of_files_and_check_speaks_under_any_locale(models, locale, tmp_path):
+    here = Path(shutil.copytree(models, tmp_path / "models"))
+    card = here / "trivial" / "model.toml"
+    card.write_bytes(card.read_bytes() + f'[proof.waive]\nrepeatable = "{WAIVED}"\n'.encode())
+    odd, picture, report = tmp_path / "café\n日本.jpg", tmp_path / "café.jpg", tmp_path / "report.json"
+    for file in (odd, picture):
+        file.write_bytes(photographs()[0])
+    predict = ("predict", "--models", here, "--top-k", "10")
+    check = ("check", "--models", here, "--report", report)
+    commands = ((*predict, odd, "--json"), (*predict, picture, "--csv"), (*predict, picture), check)
+    printed, codes = in_turn(tmp_path, *commands, **locale, COLUMNS="300")
+    assert codes == [0] * 4
+    as_json, *others, checked = [
+        part.decode("utf-8" if "PYTHONIO" not in str(locale) else "latin-1") for part in printed
+    ]
+    [prediction] = json.loads(as_json)["predictions"]
+    assert prediction["file"] == str(odd)
+    assert sorted(entry["label"] for entry in prediction["classes"]) == sorted(LABELS)
+    for said in others:
         assert "Vögel" in said
         assert "naïve" in said
         assert str(picture) in said.replace("\n", "")
+    assert "trivial" in checked
+    record = json.loads(report.read_bytes())
+    assert record["models"][0]["card"]["proof"]["waive"]["repeatable"] == WAIVED
+    assert record["machine"]["cores"] == usable_cores()
 
 
-def test_check_speaks_under_any_locale(tmp_path, locale):
-    models = make_trivial(tmp_path)
-    card = models / "trivial" / "model.toml"
-    card.write_bytes(card.read_bytes() + '[proof.waive]\nrepeatable = "Größe, 日本"\n'.encode())
-    report = tmp_path / "report.json"
-    assert b"trivial" in gradless("check", "--models", models, "--report", report, **locale).stdout
-    assert json.loads(report.read_bytes())["models"][0]["card"]["proof"]["waive"]["repeatable"] == "Größe, 日本"
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("model.toml", b"# caf\xe9\n", "model.toml: file: line 1, byte 6 (0xe9) is not UTF-8 text"),
-        ("labels.txt", b"a\nV\xf6gel\n", "labels.txt: labels: line 2, byte 2 (0xf6) is not UTF-8 text"),
-        ("labels.txt", b"a\n\nb\n", "labels.txt: labels: line 2 is blank"),
-    ],
-)
-def test_a_file_that_is_not_utf_8_is_told_before_the_port_opens(models, tmp_path, locale, file, content, words):
-    copy = Path(shutil.copytree(models, tmp_path / "models"))
-    (copy / "trivial" / file).write_bytes(content)
-    assert words in gradless("serve", "--models", copy, "--port", "0", code=2, **locale).stderr.decode()
+@pytest.mark.parametrize("locale", ["C", "POSIX", "Latin-1"], indirect=True)
+def test_a_file_that_is_not_utf_8_is_told_before_the_port_opens(models, tmp_path, locale):
+    """Every such file at once."""
+    cases = {
+        ("one", "model.toml"): (b"# caf\xe9\n", "file: line 1, byte 6 (0xe9) is not UTF-8 text"),
+        ("two", "labels.txt"): (b"a\nV\xf6gel\n", "labels: line 2, byte 2 (0xf6) is not UTF-8 text"),
+        ("three", "labels.txt"): (b"a\n\nb\n", "labels: line 2 is blank"),
+    }
+    for (name, file), (content, _) in cases.items():
+        shutil.copytree(models / "trivial", tmp_path / name)
+        (tmp_path / name / file).write_bytes(content)
+    said = gradless("serve", "--models", tmp_path, "--port", "0", code=2, **locale).stderr.decode()
+    for (name, file), (_, words) in cases.items():
+        assert f"{name}/{file}: {words}" in said
 
 
 # Variables and files of others
-
-
-@pytest.fixture
-def beside(tmp_path) -> tuple[str, ...]:
-    """The launcher that starts a server in a folder whose .env other programs share."""
-    lines = ["\ufeffAWS_REGION=eu-west-1", "GRADLESS_MAX_INSTANCES=3", "export DATABASE_URL='postgres://ö'"]
-    (tmp_path / ".env").write_bytes("\r\n".join(lines).encode())
-    return ("env", "-C", str(tmp_path), f"PYTHONPATH={ROOT}")
 
 
 LINKS = {
@@ -218,8 +270,37 @@ LINKS = {
 }
 
 
-def test_a_pod_with_service_links_and_an_env_file_of_others_is_served(serve, models, beside):
-    server = serve(models, launcher=beside, environment=LINKS | {"GRADLESS_TIMEOUT": "5"})
+class Crowded(NamedTuple):
+    """A server among the variables and files of others, and its metrics before anybody has asked it anything."""
+
+    server: Server
+    models: Path
+    at_rest: str
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory) -> Iterator[Crowded]:
+    """Of two models, in a pod with service links, in a folder whose .env other programs share, with hidden folders."""
+    folder = tmp_path_factory.mktemp("crowded")
+    lines = ["\ufeffAWS_REGION=eu-west-1", "GRADLESS_MAX_INSTANCES=3", "export DATABASE_URL='postgres://ö'"]
+    (folder / ".env").write_bytes("\r\n".join(lines).encode())
+    models = make_models(folder / "models", one=TRIVIAL, two=TRIVIAL)
+    for name in ("one", "two"):
+        (models / name / "architecture.py").write_text(TRIVIAL_CODE)
+    for name in (".ipynb_checkpoints", ".git", "..data", "__pycache__", "lost+found"):
+        (models / name).mkdir()
+    for name in (".ipynb_checkpoints", ".git", "..data"):
+        (models / name / "model.toml").write_text("not a card")
+    (models / "notes.txt").touch()
+    environment = LINKS | {"GRADLESS_TIMEOUT": "5", "PYTHONPATH": str(ROOT)}
+    with Server(models, "--default-model", "one", "--watch", environment=environment, folder=folder) as server:
+        server.started()
+        yield Crowded(server, models, httpx.get(f"{server.operations}/metrics").text)
+        assert server.stop() == 0
+
+
+def test_a_pod_with_service_links_and_an_env_file_of_others_is_served(crowded):
+    server = crowded.server
     assert predicted(server)
     assert server.url == server.operations
     [note] = server.events("service links passed over")
@@ -228,26 +309,23 @@ def test_a_pod_with_service_links_and_an_env_file_of_others_is_served(serve, mod
     assert note["variables"] == {"GRADLESS_TIMEOUT": "did you mean GRADLESS_TIMEOUT_MS?"}
     shown = httpx.post(f"{server.url}/predict", json={"instances": [[[[0, 0, 0]]]] * 4})
     assert shown.status_code == 413  # the key that is ours counts
-    assert server.stop() == 0
 
 
 # A quota
 
 
-def cores_of_a_check(models: Path, report: Path, launcher: tuple[str, ...] = ()) -> int:
-    command = [sys.executable, "-m", "service", "check", "--models", str(models), "--device", "cpu"]
-    done = subprocess.run([*launcher, *command, "--report", str(report)], capture_output=True, cwd=ROOT, timeout=240)
-    assert done.returncode == 0, done.stderr.decode()
-    cores: int = json.loads(report.read_bytes())["machine"]["cores"]
-    return cores
+def cores_seen(launcher: tuple[str, ...] = ()) -> int:
+    """By a process that imports nothing else: with half a core, a whole check would take twenty seconds."""
+    command = [sys.executable, "-c", "from service.host.cores import usable_cores; print(usable_cores())"]
+    return int(subprocess.run([*launcher, *command], capture_output=True, cwd=ROOT, timeout=60, check=True).stdout)
 
 
-def test_half_a_quota_of_the_own_cgroup_alone_counts_as_one_core(models, tmp_path):
+def test_half_a_quota_of_the_own_cgroup_alone_counts_as_one_core():
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("here is one core without a quota too")
     with cpu_cgroup(0.5) as enter:
-        assert cores_of_a_check(models, tmp_path / "report.json", enter) == 1
-    assert cores_of_a_check(models, tmp_path / "report.json") > 1
+        assert cores_seen(enter) == 1
+    assert cores_seen() > 1
 
 
 # Descriptors
@@ -255,52 +333,54 @@ def test_half_a_quota_of_the_own_cgroup_alone_counts_as_one_core(models, tmp_pat
 CLOSED = [" ".join(chosen) for n in (1, 2, 3) for chosen in itertools.combinations(["<&-", ">&-", "2>&-"], n)]
 
 
-@pytest.mark.parametrize("closed", CLOSED)
-def test_predict_does_without_each_standard_descriptor(models, tmp_path, closed):
+#: Where torch is imported: what is printed beside a closed input and a closed error, and what is printed nowhere.
+SHORT = ["<&- 2>&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize(
+    "closed", [each if each in SHORT else pytest.param(each, marks=pytest.mark.full) for each in CLOSED]
+)
+def test_predict_and_check_do_without_each_standard_descriptor_and_a_closed_input_is_told_as_empty(
+    models, tmp_path, closed
+):
     (tmp_path / "picture.jpg").write_bytes(photographs()[0])
-    done = gradless("predict", tmp_path / "picture.jpg", "--models", models, "--json", redirect=closed)
-    assert (done.stdout == b"") == (" >&-" in f" {closed}")
+    commands = [("predict", tmp_path / "picture.jpg", "--models", models, "--json")]
+    if "<&-" in closed:
+        commands.append(("predict", "-", "--models", models, "--json"))
+    if closed == CLOSED[-1]:
+        commands.append(("check", "--models", models))
+    printed, codes = in_turn(tmp_path, *commands, redirect=closed)
+    assert codes == [0, 1, 0][: len(commands)]
+    if " >&-" in f" {closed}":
+        assert printed == []
+    else:
+        picture, *empty = [json.loads(said)["predictions"][0] for said in printed]
+        assert picture["classes"]
+        assert all(each["error"] for each in empty)
 
 
 @pytest.mark.parametrize("closed", CLOSED)
-def test_a_refusal_does_not_go_to_standard_output_where_standard_error_is_closed(tmp_path, closed):
-    done = gradless("serve", "--models", tmp_path / "nowhere", redirect=closed, code=2)
+def test_a_refusal_does_not_go_to_standard_output_where_standard_error_is_closed(closed):
+    """A refusal that comes before there is a log, which has streams of its own."""
+    done = gradless("serve", "--timeout-ms", "0", redirect=closed, code=2)
     assert done.stdout == b""
     assert (done.stderr == b"") == ("2>&-" in closed)
 
 
-def test_standard_input_that_is_closed_is_told_as_empty(models):
-    said = json.loads(gradless("predict", "-", "--models", models, "--json", redirect="<&-", code=1).stdout)
-    assert said["predictions"][0]["error"]
-
-
-def test_check_does_without_all_of_them(models):
-    gradless("check", "--models", models, redirect="<&- >&- 2>&-")
-
-
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
-def test_a_server_does_without_what_it_does_not_use(serve, models, closed):
-    server = serve(models, redirect=closed)
-    assert predicted(server)
-    assert server.stop() == 0
+def test_a_server_does_without_what_it_does_not_use(poor):
+    assert predicted(poor)
 
 
 # Folders among the models
 
 
-def test_what_editors_and_volumes_leave_among_the_models_is_passed_over(serve, models, tmp_path):
-    here = Path(shutil.copytree(models, tmp_path / "models"))
-    for name in (".ipynb_checkpoints", ".git", "..data", "__pycache__", "lost+found"):
-        (here / name).mkdir()
-    for name in (".ipynb_checkpoints", ".git", "..data"):
-        (here / name / "model.toml").write_text("not a card")
-    (here / "notes.txt").touch()
-    server = serve(here, "--watch")
-    assert [model["name"] for model in httpx.get(f"{server.operations}/models").json()["models"]] == ["trivial"]
+def test_what_editors_and_volumes_leave_among_the_models_is_passed_over(crowded):
+    server, here = crowded.server, crowded.models
+    assert [model["name"] for model in httpx.get(f"{server.operations}/models").json()["models"]] == ["one", "two"]
     (here / ".ipynb_checkpoints" / "model.toml").write_text("still not a card")
-    (here / "trivial" / "new.txt").touch()
+    (here / "one" / "new.txt").touch()
     [event] = wait_for(lambda: server.events("files changed"), 30, "the change of a model")
-    assert event["files"] == ["trivial/new.txt"]
+    assert event["files"] == ["one/new.txt"]
 
 
 def test_a_folder_that_may_be_a_model_and_cannot_be_read_is_told(models, tmp_path):
@@ -324,12 +404,9 @@ ABSENT = {
 
 
 @pytest.fixture(scope="module")
-def at_rest(tmp_path_factory) -> Iterator[str]:
+def at_rest(crowded) -> str:
     """The metrics of a server with two models that nobody has asked yet."""
-    models = make_models(tmp_path_factory.mktemp("rest") / "m", one=SMALL.format(seed=1), two=SMALL.format(seed=2))
-    with Server(models, "--default-model", "one") as server:
-        server.started()
-        yield httpx.get(f"{server.operations}/metrics").text
+    return crowded.at_rest
 
 
 def test_every_metric_has_a_sample_before_anything_has_happened(at_rest):

@@ -470,6 +470,7 @@ def test_another_coding_is_told_which_are_taken(plain):
     assert answer.headers["Accept-Encoding"] == "gzip, deflate"
 
 
+@pytest.mark.alone
 def test_a_body_that_unfolds_beyond_the_limit_is_413_and_is_not_kept(serve, tmp_path):
     server = serve(make_trivial(tmp_path / "models"), "--max-body-bytes", "1000000")
     bomb = gzip.compress(bytes(900_000_000), 9)

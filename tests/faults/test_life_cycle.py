@@ -20,10 +20,17 @@ from tests.support.server import Server, wait_for
 from tests.support.traffic import JPEG, Traffic
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    return make_trivial(tmp_path_factory.mktemp("trivial") / "models")
+
+
 @pytest.mark.parametrize("whom", ["the parent", "the group"])
-def test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process(serve, two_models, whom):
-    model = direct(two_models, "one")
-    server = serve(two_models, "--default-model", "one", "--front-ends", "2", "--drain-delay-seconds", "1")
+def test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process_and_no_file(serve, models, tmp_path, whom):
+    model = direct(models, "trivial")
+    flags = ("--front-ends", "2", "--drain-delay-seconds", "1")
+    server = serve(models, *flags, environment={"TMPDIR": str(tmp_path)})
+    assert list(tmp_path.glob("gradless-*"))
     with Traffic(server, 16) as traffic:
         traffic.wait_for_answers(50)
         if whom == "the parent":
@@ -35,12 +42,13 @@ def test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process(serve, two_mo
         assert server.process.wait(30) == 0
     traffic.assert_all_right(model)
     assert any(seen.response.headers.get("Connection") == "close" for seen in traffic.answers)
-    wait_for(lambda: not server.tree(), 5, "no process left")
+    wait_for(lambda: not server.tree(), 20, "no process left")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_c1_who_connected_just_before_the_door_closed_is_heard_out(serve, two_models):
+def test_c1_who_connected_just_before_the_door_closed_is_heard_out(serve, models):
     picture = photographs()[0]
-    server = serve(two_models, "--default-model", "one", "--drain-delay-seconds", "0.2")
+    server = serve(models, "--drain-delay-seconds", "0.2")
     server.process.terminate()
     connections: list[socket.socket] = []
     try:
@@ -100,9 +108,9 @@ class Newcomers:
             thread.join(60)
 
 
-def test_c1_who_comes_while_the_door_closes_is_answered_or_refused_and_never_reset(serve, tmp_path):
-    models = make_trivial(tmp_path / "models")
-    for _ in range(2):
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.full)])
+def test_c1_who_comes_while_the_door_closes_is_answered_or_refused_and_never_reset(serve, models, times):
+    for _ in range(times):
         server = serve(models, "--drain-delay-seconds", "0")
         newcomers = Newcomers(server, 16)
         wait_for(lambda: min(newcomers.answered) > 3, 20, "answers")  # noqa: B023
@@ -111,36 +119,21 @@ def test_c1_who_comes_while_the_door_closes_is_answered_or_refused_and_never_res
         assert newcomers.errors == []
 
 
-def test_c2_ctrl_c_of_an_idle_server_ends_it_well(serve, two_models):
-    server = serve(two_models, "--default-model", "one", "--drain-delay-seconds", "0")
-    os.killpg(server.process.pid, signal.SIGINT)
-    assert server.process.wait(20) == 0
-    wait_for(lambda: not server.tree(), 5, "no process left")
-
-
-def test_c2_a_second_signal_ends_at_once(serve, two_models):
-    server = serve(two_models, "--default-model", "one", "--drain-delay-seconds", "60")
+def test_c2_a_second_signal_ends_at_once(serve, models):
+    server = serve(models, "--drain-delay-seconds", "60")
     server.process.terminate()
     wait_for(lambda: not server.is_ready(), 5, "draining")
     server.process.terminate()
     assert server.process.wait(10) == 1
-    wait_for(lambda: not server.tree(), 5, "no process left")
+    wait_for(lambda: not server.tree(), 20, "no process left")
 
 
-def test_c2_a_signal_during_start_up_ends_it(two_models):
-    with Server(two_models, "--default-model", "one") as server:
+def test_c2_a_signal_during_start_up_ends_it(models):
+    with Server(models) as server:
         wait_for(lambda: server.pids("gradless: fork server"), 30, "a fork server")
         server.process.terminate()
         assert server.process.wait(30) == 0
         wait_for(lambda: not server.tree(), 10, "no process left")
-
-
-def test_a_server_leaves_nothing_in_the_temporary_folder(two_models, tmp_path):
-    with Server(two_models, "--default-model", "one", environment={"TMPDIR": str(tmp_path)}) as server:
-        server.started()
-        assert list(tmp_path.glob("gradless-*"))
-        assert server.stop() == 0
-        assert list(tmp_path.iterdir()) == []
 
 
 def refused(*flags: str, cwd=None, **environment: str) -> str:
@@ -160,8 +153,8 @@ def refused(*flags: str, cwd=None, **environment: str) -> str:
     return done.stderr
 
 
-def test_it_says_that_it_serves_only_once_somebody_listens(two_models):
-    with Server(two_models, "--default-model", "one") as server:
+def test_it_says_that_it_serves_only_once_somebody_listens_and_ctrl_c_of_it_idle_ends_it_well(models):
+    with Server(models, "--drain-delay-seconds", "0") as server:
         [front_end] = wait_for(lambda: server.pids("gradless: front end"), 60, "a front end")
         os.kill(front_end, signal.SIGSTOP)  # it has its name, and its modules are still to be imported
         try:
@@ -172,6 +165,9 @@ def test_it_says_that_it_serves_only_once_somebody_listens(two_models):
             os.kill(front_end, signal.SIGCONT)
         server.started()
         socket.create_connection(("127.0.0.1", server.port), 5).close()
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert server.process.wait(20) == 0
+        wait_for(lambda: not server.tree(), 20, "no process left")
 
 
 def _engine_is_up(server: Server) -> bool:

@@ -21,7 +21,9 @@ from service.compiler.photographs import photographs as compiled_photographs
 from service.engine.model import DEFAULT_CAP
 from service.host.cores import usable_cores
 from service.loader.compilers import COMPILERS
+from service.loader.load import load
 from service.loader.repository import find_models
+from service.loader.tuning import Tuning
 from tests.support.coloured import restarts
 from tests.support.memory import aboard
 from tests.support.models import SHIPPED, TOLERANCE, direct, make_models, photographs
@@ -37,7 +39,8 @@ BUILD_SECONDS = 240
 NO_OPENVINO = {"PYTHONPATH": str(Path(__file__).parents[1] / "support" / "no_openvino")}
 
 
-#: A model of few kernels, which a C++ compiler makes in seconds, and of many operators, which a package does at once.
+#: A model of 180 operators on tensors so small that eager's time is their dispatch: a package takes a fifth to a third
+#: of it, whatever the processor. They become one kernel, which a C++ compiler makes in seconds.
 CARD = """\
 weights = "random:1"
 architecture = "architecture:small"
@@ -51,14 +54,14 @@ from torch import nn
 
 class Pointwise(nn.Module):
     def forward(self, x):
-        for step in range(12):
-            x = x * (x + step).sigmoid() + 0.1 * x.tanh()
+        for _ in range(60):
+            x = (x * 0.99).clamp(-8, 8) + 0.01
         return x
 
 
 def small():
-    convolution = [nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16)]
-    return nn.Sequential(*convolution, Pointwise(), nn.AvgPool2d(31), nn.Flatten(), nn.Linear(16, 10))
+    convolution = [nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.AvgPool2d(7)]
+    return nn.Sequential(*convolution, Pointwise(), nn.Flatten(), nn.Linear(256, 10))
 """
 
 
@@ -89,6 +92,7 @@ def compiled(models, compilers, tmp_path_factory):
             traffic.wait_for_answers(len(photographs()))
             niceness = [process.nice() for process in compilers_of(server)]
             wait_for(lambda: any('"optimised"' in line for line in server.log), BUILD_SECONDS, "a verdict")
+            assert '"verdict": "compiled"' in "".join(server.log)
             wait_until(server, "compiled")
             traffic.wait_for_answers(100)
         metric = server.metric("gradless_model_optimization", model="small", state="compiled")
@@ -231,6 +235,9 @@ def test_without_a_compiler_a_cold_cache_serves_eager_and_says_why(serve, models
     traffic.assert_all_right(model)
 
 
+@pytest.mark.parametrize(
+    "compilers", [pytest.param("aot_inductor", marks=pytest.mark.full), "openvino"], indirect=True, scope="module"
+)
 def test_a_corrupted_package_is_refused_and_rebuilt_while_eager_answers(serve, models, compilers, warm, eager):
     """With stop-first: where a device cannot hold two engines, the package waits for the next start."""
     [package] = packages_of(warm)
@@ -307,7 +314,8 @@ def test_kills_with_two_batches_under_way_lose_nothing(serve, tmp_path, monkeypa
     monkeypatch.setattr(compiling, "WORTH_IT", 100.0)
     folder = find_models(SHIPPED)["efficientnet_lite0"]
     place = Place(torch.device("cpu"), usable_cores(), tmp_path / "cache")
-    assert compiling.compile_model(folder, place, {}, compiled_photographs).verdict.state == "compiled"
+    tunings = {load(folder).version: Tuning("channels_last", usable_cores())}  # of one thread there are no pieces
+    assert compiling.compile_model(folder, place, tunings, compiled_photographs).verdict.state == "compiled"
 
     server = serve(SHIPPED, "--optimize", "auto", "--cache", str(tmp_path / "cache"))
     assert optimization(server, "efficientnet_lite0")["state"] == "compiled"
@@ -316,7 +324,7 @@ def test_kills_with_two_batches_under_way_lose_nothing(serve, tmp_path, monkeypa
         return any(len(ids) > CAP for ids in aboard(server))
 
     with Traffic(server, 4 * CAP) as traffic:
-        for kill in range(1, 6):
+        for kill in range(1, 4):
             traffic.wait_for_answers(4 * CAP)
             engine = server.engine()
             wait_for(two_under_way, 30, "two batches under way")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("service", "tests", "models", "docs", "pyproject.toml", "README.md", "Makefile", "Dockerfile")
+COPIED = ("gradless.py", "service", "tests", "models", "docs", "pyproject.toml", "README.md", "Makefile", "Dockerfile")
 
 
 @dataclass(frozen=True)

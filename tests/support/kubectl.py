@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import jsonschema.validators
 import yaml
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -55,13 +56,16 @@ def the(objects: list[Object], kind: str) -> Object:
 
 
 @functools.cache
-def _custom_schema(kind: str) -> Object:
-    """The schema of a custom resource, as its makers publish it, in which what is unknown is forbidden."""
+def _custom_validator(kind: str) -> Any:
+    """Of the schema of a custom resource, as its makers publish it, in which what is unknown is forbidden."""
     if kind == "ScaledObject":
         from cloudcoil.models.keda import v1alpha1 as models
     else:
         from cloudcoil.models.prometheus_operator import v1 as models
-    return _closed(getattr(models, kind).model_json_schema())
+    schema = _closed(getattr(models, kind).model_json_schema())
+    made_by = jsonschema.validators.validator_for(schema)
+    made_by.check_schema(schema)
+    return made_by(schema)
 
 
 def _closed(schema: Any) -> Any:
@@ -83,4 +87,4 @@ def validate_custom(resource: Object) -> None:
     Raises:
         jsonschema.ValidationError: it does not fit, or has a field that there is not.
     """
-    jsonschema.validate(resource, _custom_schema(resource["kind"]))
+    _custom_validator(resource["kind"]).validate(resource)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
@@ -25,6 +26,10 @@ from service.frontend.accounts import SETTLE_SECONDS
 
 T = TypeVar("T")
 START_SECONDS = 120
+
+#: httpx.get and its like read all certificates for each request, over plain HTTP too: 25 ms of a core that the server
+#: could use. Once is enough.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 
 def wait_for(condition: Callable[[], T], limit: float, what: str) -> T:
@@ -238,10 +243,10 @@ def started_unready() -> Iterator[Callable[..., Server]]:
     """
     running: list[Server] = []
 
-    def started(models: Path, *flags: str) -> Server:
+    def started(models: Path, *flags: str, **more: Any) -> Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        server = Server(models, "--port", str(port), *flags)
+        server = Server(models, "--port", str(port), *flags, **more)
         running.append(server)
         server.url = server.operations = f"http://127.0.0.1:{port}"
         wait_for(lambda: server.is_live(), 60, "an answer")

@@ -38,6 +38,7 @@ class Traffic:
     errors: list[Exception] = field(default_factory=list)
 
     def __enter__(self) -> Traffic:
+        photographs()  # once, and not by each client
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._client, args=(n,)) for n in range(self.clients)]
         for thread in self._threads:

@@ -1,9 +1,11 @@
-"""Each test configures a process of its own: the streams and loggers are a whole process's."""
+"""Each test configures a process of its own: the streams and loggers are a whole process's.
+
+Those that need torch are forked from one that has imported it, as a server's children are.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +23,8 @@ log = structlog.get_logger()
 """
 
 
-def run(code: str, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], text=True, timeout=60, cwd=ROOT, **options)
+def run(code: str, timeout: float = 60, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], text=True, timeout=timeout, cwd=ROOT, **options)
 
 
 def lines(code: str, returncode: int = 0) -> list[dict]:
@@ -43,23 +45,6 @@ def test_an_exception_keeps_its_traceback_in_its_line():
     assert (line["event"], line["a"], line["level"]) == ("oh", 1, "error")
     assert "Traceback" in line["exception"]
     assert "ZeroDivisionError" in line["exception"]
-
-
-def test_libraries_loggers_and_warnings_go_the_same_way():
-    library = BEGIN.replace(
-        "import structlog", "import structlog\nimport service.supervisor.preload"
-    )  # torch, as in every child
-    code = (
-        "logging.getLogger('uvicorn.error').warning('of %s', 'uvicorn')\n"
-        "logging.getLogger('torch._dynamo').warning('of torch')\n"
-        "logging.getLogger('torch.fx.passes.utils.matcher_utils').warning('of fx')\n"
-        "warnings.warn('of a warning')\n"
-    )
-    done = run(library + code, capture_output=True)
-    assert done.returncode == 0
-    said = [json.loads(line)["event"] for line in done.stderr.splitlines()]
-    assert said[:3] == ["of uvicorn", "of torch", "of fx"]
-    assert "UserWarning: of a warning" in said[3]
 
 
 def test_what_is_printed_goes_to_stderr_in_order_and_splits_no_line():
@@ -91,35 +76,76 @@ class Broken:
         1 / 0
 for _ in range(600):
     {way}
-{ending}
+"""
+#: Ways to end, and the code of each.
+ENDINGS = {"": 0, "sys.exit(0)": 0, "raise RuntimeError": 1}
+LIBRARIES = """\
+logging.getLogger('uvicorn.error').warning('of %s', 'uvicorn')
+logging.getLogger('torch._dynamo').warning('of torch')
+logging.getLogger('torch.fx.passes.utils.matcher_utils').warning('of fx')
+warnings.warn('of a warning')
+"""
+
+#: Imports torch, as in every child, and runs each code of standard input in a fork of its own, whose stdout and stderr
+#: are a pipe. Kills what has not ended in time, and prints how each has ended and the first bytes of what it wrote.
+FORKS = """\
+import json, os, signal, sys, time
+import service.supervisor.preload
+children = {}
+for name, code in json.load(sys.stdin).items():
+    read_end, write_end = os.pipe()
+    if not (pid := os.fork()):
+        os.dup2(write_end, 1)
+        os.dup2(write_end, 2)
+        exec(code, {"__name__": "__main__"})
+        sys.exit()
+    os.close(write_end)
+    children[name] = pid, read_end
+ended = {}
+limit = time.monotonic() + 60
+for name, (pid, read_end) in children.items():
+    while not (found := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > limit:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    ended[name] = os.waitstatus_to_exitcode(found[1]), os.read(read_end, 65_536).decode()
+print(json.dumps(ended))
 """
 
 
+@pytest.fixture(scope="module")
+def ended() -> dict[str, tuple[int, str]]:
+    """How the forks have ended, all at the same time, and what they wrote; nobody read meanwhile."""
+    codes = {way: STUCK.format(way=code) + "end_process(5)" for way, code in WAYS.items()}
+    codes |= {ending: STUCK.format(way=WAYS["structlog"]) + ending for ending in ENDINGS}
+    codes["libraries"] = LIBRARIES
+    codes = {name: BEGIN + code for name, code in codes.items()}
+    done = run(FORKS, input=json.dumps(codes), stdout=subprocess.PIPE, timeout=120)
+    assert done.returncode == 0
+    return json.loads(done.stdout)
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_waits_for_a_reader_that_does_not_read(way):
-    """600 lines are more than a pipe holds. A process that waits is killed by the test's limit."""
-    read_end, write_end = os.pipe()
-    try:
-        code = BEGIN.replace("configure_logs(", "import service.supervisor.preload\nconfigure_logs(")
-        code += STUCK.format(way=WAYS[way], ending="end_process(5)")
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, stderr=write_end, stdout=write_end, timeout=60, cwd=ROOT)
-        assert done.returncode == 5
-    finally:
-        os.close(read_end)
-        os.close(write_end)
+def test_nothing_waits_for_a_reader_that_does_not_read(ended, way):
+    """600 lines are more than a pipe holds. A process that waits is killed."""
+    code, written = ended[way]
+    assert code == 5
+    assert len(written) > 32_000  # the pipe was full
 
 
-@pytest.mark.parametrize("ending", ["", "sys.exit(0)", "raise RuntimeError"])
-def test_a_process_whose_reader_does_not_read_ends_by_itself_too(ending):
-    read_end, write_end = os.pipe()
-    try:
-        code = BEGIN + "for _ in range(600):\n    log.info('x' * 300)\n" + ending
-        done = subprocess.run([sys.executable, "-c", code], stderr=write_end, timeout=60, cwd=ROOT)
-        assert done.returncode == (1 if "raise" in ending else 0)
-    finally:
-        os.close(read_end)
-        os.close(write_end)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_process_whose_reader_does_not_read_ends_by_itself_too(ended, ending):
+    code, written = ended[ending]
+    assert code == ENDINGS[ending]
+    assert len(written) > 32_000
+
+
+def test_libraries_loggers_and_warnings_go_the_same_way(ended):
+    code, written = ended["libraries"]
+    assert code == 0
+    said = [json.loads(line)["event"] for line in written.splitlines()]
+    assert said[:3] == ["of uvicorn", "of torch", "of fx"]
+    assert "UserWarning: of a warning" in said[3]
 
 
 DIES = """\

@@ -1,8 +1,14 @@
-"""The audit that is drawn, and written as a page."""
+"""The audit that is drawn, and written as a page; and a fork server that has imported what children need."""
 
 import pytest
 
 from service.audit.figures import MODES, Audit, ModeFigures, in_words
+from tests.support.fork_server import start_with_imports
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported_once_for_all_children():
+    start_with_imports("torch._dynamo")  # which the first optimizer of a process imports, in two seconds
 
 
 @pytest.fixture

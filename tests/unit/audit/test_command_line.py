@@ -7,45 +7,80 @@ from pathlib import Path
 
 import pytest
 
+from service.cli import main
 from tests.support.tiny import tiny_at
 
 SCRIPTS = Path(__file__).parent / "scripts"
+#: Wide enough that no line is folded.
+COLUMNS = "100"
+#: The command, whose many children import next to nothing.
+QUICK = ["-c", "from tests.support.fork_server import start_with_imports as s; s(); import gradless; gradless.main()"]
 
 
-def gradless(*arguments, cwd=None):
-    command = [sys.executable, "-m", "service", "audit", *map(str, arguments), "--device", "cpu"]
+def in_a_process(*arguments, start=("-m", "service")):
+    command = [sys.executable, *start, "audit", *map(str, arguments), "--device", "cpu"]
     root = str(Path(__file__).parents[3])
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "COLUMNS": "100"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=cwd or root, env=environment)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": root, "COLUMNS": COLUMNS}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=root, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The same in this process: what it starts imports torch once for all."""
+
+    def run(*arguments):
+        monkeypatch.setenv("COLUMNS", COLUMNS)
+        monkeypatch.setattr(sys, "argv", ["gradless", "audit", *map(str, arguments), "--device", "cpu"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
 
 
 def test_modes_are_printed_as_json_drawn_and_written(tmp_path):
     tiny_at(tmp_path)
     plot, page = tmp_path / "out.png", tmp_path / "out.html"
-    done = gradless("--models", tmp_path, "--batch-size", "2", "--json", "--plot", plot, "--html", page)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    audit = json.loads(done.stdout)
+    flags = ["--models", tmp_path, "--batch-size", "2", "--threads", "1", "--json", "--plot", plot, "--html", page]
+    code, out, err = in_a_process(*flags, start=QUICK)
+    assert code == 0, err
+    assert err == ""
+    audit = json.loads(out)
     assert (audit["model"], audit["batch_size"], len(audit["modes"])) == ("tiny", 2, 7)
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "eval+inference_mode" in page.read_text()
 
 
-def test_a_pitfall_is_exit_1_with_its_line_cost_and_fix():
+def test_a_pitfall_is_exit_1_with_its_line_cost_and_fix(here, monkeypatch):
+    root = Path(__file__).parents[3]
+    monkeypatch.chdir(root)
     file = SCRIPTS / "wrong" / "eval_without_no_grad.py"
-    done = gradless("--script", f"{file}:predict", "--shape", "3,16,16")
-    assert done.returncode == 1, done.stderr
+    code, out, err = here("--script", f"{file}:predict", "--shape", "3,16,16")
+    assert code == 1, err
     line = file.read_text()[: file.read_text().index("# pitfall")].count("\n") + 1
-    place = file.relative_to(Path(__file__).parents[3])
-    assert f"{place}:{line}: gradients-left-on" in done.stdout
-    assert "nodes and keeps" in done.stdout
-    assert "Fix: run the forward under torch.inference_mode()" in done.stdout
+    place = file.relative_to(root)
+    assert f"{place}:{line}: gradients-left-on" in out
+    assert "nodes and keeps" in out
+    assert "Fix: run the forward under torch.inference_mode()" in out
 
 
-def test_no_pitfall_is_exit_0_and_a_module_can_be_named_as_python_does():
-    done = gradless("--script", "eval_and_no_grad:predict", "--shape", "3,16,16", "--json", cwd=SCRIPTS / "right")
-    assert done.returncode == 0, done.stderr
-    audit = json.loads(done.stdout)
+def test_a_process_that_has_imported_nothing_beforehand_finds_the_pitfall_of_a_training_step():
+    """Its first optimizer imports torch's compiler, under the eyes of the audit."""
+    script = SCRIPTS / "wrong" / "frozen_batchnorm_moves.py"
+    code, out, err = in_a_process("--script", f"{script}:step", "--shape", "3,16,16")
+    assert code == 1, err
+    assert err == ""
+    assert out.count("frozen-batchnorm-moves") == 1
+    assert "\n1 pitfall in 4 calls" in out
+
+
+def test_no_pitfall_is_exit_0_and_a_module_can_be_named_as_python_does(here, monkeypatch):
+    monkeypatch.chdir(SCRIPTS / "right")
+    code, out, err = here("--script", "eval_and_no_grad:predict", "--shape", "3,16,16", "--json")
+    assert code == 0, err
+    audit = json.loads(out)
     assert (audit["pitfalls"], audit["training"], audit["batch_shape"]) == ([], False, [8, 3, 16, 16])
 
 
@@ -64,8 +99,8 @@ RIGHT = SCRIPTS / "right" / "frozen.py"
         (["torchvision:resnet1", "--batch-size", "1"], "no classification model 'resnet1'"),
     ],
 )
-def test_wrong_use_is_exit_2_with_the_fix(arguments, words):
-    done = gradless(*arguments)
-    assert done.returncode == 2, done.stdout
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_use_is_exit_2_with_the_fix(here, arguments, words):
+    code, out, err = here(*arguments)
+    assert code == 2, out
+    assert words in err
+    assert "Traceback" not in err

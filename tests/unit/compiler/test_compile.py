@@ -27,6 +27,14 @@ from tests.support.tiny import tiny, tiny_at
 
 CPU = torch.device("cpu")
 INDUCTOR = [compiler for compiler in COMPILERS if compiler.suffix == ".pt2"]
+#: A C++ compiler takes ten seconds a package, so `make test` builds one with it, for all tests here.
+WITH_AND_WITHOUT_CPP = pytest.mark.parametrize(
+    "compilers",
+    [
+        pytest.param([compiler for compiler in COMPILERS if compiler not in INDUCTOR], id="openvino"),
+        pytest.param(COMPILERS, id="all", marks=pytest.mark.full),
+    ],
+)
 CODE = """\
 import torch
 from torch import nn
@@ -79,11 +87,11 @@ def always_worth_it(monkeypatch):
 
 @pytest.fixture(scope="module")
 def one_package(tmp_path_factory):
-    """A package of the net, really built."""
+    """A package of the net, really built, for two threads."""
     folder = net(tmp_path_factory.mktemp("models"))
     model = ServedModel(load(folder), folder.card, CPU)
     file = tmp_path_factory.mktemp("package") / "net.pt2"
-    target = dataclasses.replace(model.target(), threads=1)
+    target = dataclasses.replace(model.target(), threads=2)
     INDUCTOR[0].build(export(model.entry(), target), file, target)
     return file
 
@@ -116,8 +124,11 @@ def judge(folder, cache, **more):
 
 @pytest.mark.parametrize("compiler", [c for c in COMPILERS if not c.thorough], ids=lambda compiler: compiler.name)
 def test_a_package_answers_as_eager_does_at_every_size_and_passes_the_proof(
-    tmp_path, always_worth_it, monkeypatch, compiler
+    tmp_path, always_worth_it, monkeypatch, compiler, request
 ):
+    if compiler in INDUCTOR:
+        request.getfixturevalue("built")
+        [compiler, _] = compiling.COMPILERS
     monkeypatch.setattr(compiling, "COMPILERS", [compiler])
     folder = net(tmp_path)
     in_two = {load(folder).version: Tuning("contiguous_format", 2)}
@@ -143,7 +154,11 @@ def test_a_package_answers_as_eager_does_at_every_size_and_passes_the_proof(
     assert not report.inconclusive
 
 
-def test_a_package_of_a_grey_model_that_sees_a_rectangle_answers_as_eager_does(tmp_path, always_worth_it):
+@WITH_AND_WITHOUT_CPP
+def test_a_package_of_a_grey_model_that_sees_a_rectangle_answers_as_eager_does(
+    tmp_path, always_worth_it, monkeypatch, compilers
+):
+    monkeypatch.setattr(compiling, "COMPILERS", compilers)
     tiny_at(tmp_path, code=CODE.format(line="", norm="").replace("Conv2d(3,", "Conv2d(1,"))
     card = tmp_path / "tiny" / "model.toml"
     lines = "resize = [8, 12]\nmean = [127]\nstd = [64]\n"
@@ -318,7 +333,7 @@ def test_whose_package_was_condemned_is_not_asked_again(tmp_path, built, always_
     assert built == [False]
 
 
-def test_a_package_runs_with_the_threads_that_it_was_measured_with(tmp_path, monkeypatch, always_worth_it):
+def test_a_package_runs_with_the_threads_that_it_was_measured_with(tmp_path, monkeypatch, always_worth_it, built):
     """Whatever `gradless bench --tune` has found out since."""
     import service.engine.package as serving
 
@@ -352,7 +367,9 @@ def test_a_card_that_says_eager_is_obeyed(tmp_path):
     assert not Path(tmp_path / "cache").exists()
 
 
-def test_a_model_that_runs_alone_is_compiled_for_one_example(tmp_path, always_worth_it):
+@WITH_AND_WITHOUT_CPP
+def test_a_model_that_runs_alone_is_compiled_for_one_example(tmp_path, always_worth_it, monkeypatch, compilers):
+    monkeypatch.setattr(compiling, "COMPILERS", compilers)
     folder = net(tmp_path)
     with (folder.path / "model.toml").open("a") as card:
         card.write("[batching]\nmax_batch_size = 1\n")

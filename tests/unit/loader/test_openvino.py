@@ -41,18 +41,28 @@ def built(model, root, threads=1):
     return file, target
 
 
-def compiled(model, root):
-    return openvino.load(*built(model, root))
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return served(tmp_path_factory.mktemp("models"))
 
 
-def in_pieces(model, root):
-    return openvino.load_in_pieces(*built(model, root, threads=2))
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    """The model's package for one thread, and for two."""
+    return {threads: built(model, tmp_path_factory.mktemp("package"), threads) for threads in (1, 2)}
+
+
+def compiled(files):
+    return openvino.load(*files[1])
+
+
+def in_pieces(files):
+    return openvino.load_in_pieces(*files[2])
 
 
 @pytest.mark.parametrize("load", [compiled, in_pieces])
-def test_what_one_forward_gave_the_next_does_not_change(tmp_path, load):
-    model = served(tmp_path)
-    forward = load(model, tmp_path)
+def test_what_one_forward_gave_the_next_does_not_change(model, files, load):
+    forward = load(files)
     pixels = probes(4, model.loaded.input.shape)
     with torch.inference_mode():
         first = forward(pixels[:2])
@@ -64,9 +74,8 @@ def test_what_one_forward_gave_the_next_does_not_change(tmp_path, load):
 
 
 @pytest.mark.parametrize("load", [compiled, in_pieces])
-def test_a_package_takes_up_to_the_cap_and_no_more(tmp_path, load):
-    model = served(tmp_path)
-    forward = load(model, tmp_path)
+def test_a_package_takes_up_to_the_cap_and_no_more(model, files, load):
+    forward = load(files)
     pixels = probes(model.cap + 1, model.loaded.input.shape)
     for size in range(1, model.cap + 1):
         assert forward(pixels[:size]).shape == (size, model.loaded.classes)
@@ -74,18 +83,16 @@ def test_a_package_takes_up_to_the_cap_and_no_more(tmp_path, load):
         forward(pixels)
 
 
-def test_cut_or_whole_each_example_gets_the_same_bits(tmp_path):
-    model = served(tmp_path)
-    whole, cut = compiled(model, tmp_path), in_pieces(model, tmp_path)
+def test_cut_or_whole_each_example_gets_the_same_bits(model, files):
+    whole, cut = compiled(files), in_pieces(files)
     pixels = probes(model.cap, model.loaded.input.shape)
     with torch.inference_mode():
         for size in range(1, model.cap + 1):
             assert torch.equal(cut(pixels[:size]), whole(pixels[:size]))
 
 
-def test_two_batches_under_way_each_get_their_own(tmp_path):
-    model = served(tmp_path)
-    package = in_pieces(model, tmp_path)
+def test_two_batches_under_way_each_get_their_own(model, files):
+    package = in_pieces(files)
     pixels = probes(2 * model.cap, model.loaded.input.shape)
     one, other = pixels[: model.cap], pixels[model.cap :]
     with torch.inference_mode():
@@ -111,17 +118,16 @@ def test_a_batch_is_cut_when_each_stream_gets_some_of_it(size, streams, pieces):
 @pytest.mark.parametrize("size", [6, 7])
 def test_a_cap_that_leaves_a_piece_room_is_a_cap_all_the_same(tmp_path, size):
     model = served(tmp_path, "[batching]", f"max_batch_size = {size}")
-    forward = in_pieces(model, tmp_path)
+    forward = openvino.load_in_pieces(*built(model, tmp_path, threads=2))
     pixels = probes(size + 1, model.loaded.input.shape)
     assert len(forward(pixels[:size])) == size
     with pytest.raises(RuntimeError):
         forward(pixels)
 
 
-def test_a_piece_that_fails_leaves_no_other_one_running(tmp_path, monkeypatch):
+def test_a_piece_that_fails_leaves_no_other_one_running(model, files, monkeypatch):
     """Else the next batch would find its requests busy."""
-    model = served(tmp_path)
-    forward = in_pieces(model, tmp_path)
+    forward = in_pieces(files)
     pixels = probes(model.cap, model.loaded.input.shape)
     library, made = importlib.import_module("openvino"), []
 
@@ -143,15 +149,14 @@ def test_a_piece_that_fails_leaves_no_other_one_running(tmp_path, monkeypatch):
             assert torch.equal(forward(pixels), right)
 
 
-def test_where_there_is_one_thread_nothing_is_cut(tmp_path):
-    model = served(tmp_path)
+def test_where_there_is_one_thread_nothing_is_cut(tmp_path, model):
     target = dataclasses.replace(model.target(), threads=1)
     with pytest.raises(CannotCompileError, match="one thread"):
         openvino.build_in_pieces(export(model.entry(), target), tmp_path / "net", target)
 
 
 @pytest.mark.parametrize("load", [compiled, in_pieces])
-def test_what_comes_after_a_forward_has_one_thread(tmp_path, load):
+def test_what_comes_after_a_forward_has_one_thread(tmp_path, files, load):
     """torch's own would spin beside OpenVINO's for the same cores."""
     model = served(tmp_path)
     model.apply(Tuning("channels_last", 2))
@@ -159,7 +164,7 @@ def test_what_comes_after_a_forward_has_one_thread(tmp_path, load):
     with torch.inference_mode():
         model.run_batch(pixels)
         assert torch.get_num_threads() == 2
-        with model.on_trial(load(model, tmp_path)):
+        with model.on_trial(load(files)):
             model.run_batch(pixels)
             assert torch.get_num_threads() == 1
         model.run_batch(pixels)
@@ -172,22 +177,22 @@ def test_it_computes_in_what_the_card_says(tmp_path, dtype):
     model = served(tmp_path, f'dtype = "{dtype}"')
     pixels = probes(4, model.loaded.input.shape)
     with torch.inference_mode():
-        eager, found = model.run_batch(pixels).float(), compiled(model, tmp_path)(pixels)
+        eager, found = model.run_batch(pixels).float(), openvino.load(*built(model, tmp_path))(pixels)
     assert found.dtype == torch.float32
     share = float((found - eager).abs().max() / eager.abs().max())
     assert share <= (1e-5 if dtype == "float32" else 0.05)
 
 
-def test_nothing_is_told_to_its_makers(tmp_path, monkeypatch):
+def test_nothing_is_told_to_its_makers(tmp_path, model, monkeypatch):
     told = []
     for name in ("start_session", "send_event"):
         monkeypatch.setattr(openvino_telemetry.Telemetry, name, lambda *words, **more: told.append(words))
-    compiled(served(tmp_path), tmp_path)
+    openvino.load(*built(model, tmp_path))
     assert told == []
 
 
-def test_elsewhere_than_on_a_cpu_it_is_not_asked(tmp_path):
-    target = dataclasses.replace(served(tmp_path).target(), device=torch.device("cuda"))
+def test_elsewhere_than_on_a_cpu_it_is_not_asked(model):
+    target = dataclasses.replace(model.target(), device=torch.device("cuda"))
     with pytest.raises(CannotCompileError, match="CPUs only"):
         openvino.need(target)
 

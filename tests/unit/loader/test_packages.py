@@ -1,15 +1,20 @@
 """The cache of packages refuses what may not be ours or is not whole, is bounded, and survives who dies in it."""
 
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from service.audit.fresh_process import in_child
+from service.errors import ConfigurationError
 from service.loader.packages import MOST_PACKAGES, Packages, RefusedPackageError, not_ours
 from service.loader.verdict import Verdict
+from tests.support.fork_server import start_with_imports
 
 WON = Verdict("compiled", "it wins")
 
@@ -136,50 +141,52 @@ def test_what_a_killed_writer_left_is_wiped(packages, tmp_path):
     assert mine.exists()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _children_start_at_once():
+    start_with_imports()
+
+
+def dies(connection, root):
+    with Packages(root).trying("k"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def a_process_dies(root):
+    with pytest.raises(ConfigurationError, match="signal 9"):
+        in_child(dies, root)
+
+
 def test_a_package_that_was_tried_well_has_no_deaths_to_its_name(packages, tmp_path):
-    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
-    with packages.trying("k"):
-        pass
-    subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
-    with packages.trying("k"):
-        pass
-
-
-DIES = """\
-import os, sys
-from pathlib import Path
-from service.loader.packages import Packages
-with Packages(Path(sys.argv[1])).trying("k"):
-    os._exit(1)
-"""
+    for _ in range(2):
+        a_process_dies(tmp_path)
+        with packages.trying("k"):
+            pass
 
 
 def test_a_package_at_which_two_processes_died_is_not_tried_a_third_time_and_then_anew(packages, tmp_path):
     for _ in range(2):
-        subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False)
+        a_process_dies(tmp_path)
     with pytest.raises(RefusedPackageError, match="2 processes ended"), packages.trying("k"):
         pass
     with packages.trying("k"):
         pass
 
 
+def builds(connection, root):
+    connection.send("asks")
+    with Packages(root).building():
+        connection.send("in")
+
+
 def test_who_builds_is_alone(packages, tmp_path):
-    code = """\
-import sys
-from pathlib import Path
-from service.loader.packages import Packages
-with Packages(Path(sys.argv[1])).building():
-    print("in", flush=True)
-    sys.stdin.read()
-"""
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "in\n"
-    waiter = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-    )
-    with pytest.raises(subprocess.TimeoutExpired):
-        waiter.wait(1)
-    other.communicate("")
-    assert waiter.communicate(timeout=30)[0] == "in\n"
+    context = multiprocessing.get_context("forkserver")
+    receiving, sending = context.Pipe(duplex=False)
+    waiter = context.Process(target=builds, args=(sending, tmp_path), daemon=True)
+    with receiving, sending:
+        with packages.building():
+            waiter.start()
+            assert receiving.recv() == "asks"
+            assert not receiving.poll(1)
+        assert receiving.poll(60)
+        assert receiving.recv() == "in"
+        waiter.join()

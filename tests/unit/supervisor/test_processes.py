@@ -33,7 +33,7 @@ def test_the_control_socket_of_a_failed_start_is_closed():
 
 #: In a process of its own, since there is one fork server a process. Each child ends with 7.
 STARTS = """\
-import asyncio, json, os, shutil, sys
+import asyncio, json, multiprocessing, os, shutil, sys
 from pathlib import Path
 from service.supervisor.processes import ForkServer
 
@@ -45,6 +45,7 @@ async def start(server):
 async def main():
     folder = Path(sys.argv[1]) / "gradless-x"
     server = ForkServer(folder)
+    multiprocessing.set_forkserver_preload([])  # torch takes seconds, and no child here needs it
     told = [await start(server)]
     first = server.pid
     shutil.rmtree(folder)
