@@ -10,6 +10,14 @@ from tests.support.alone import leave, only_as_many_as_may
 from tests.support.models import SHIPPED, SMALL, make_models
 from tests.support.server import Server
 
+TESTS = Path(__file__).parent
+#: Long files first, and those of milliseconds last, so that two workers end together.
+ORDER = ("faults", "deploy", "e2e", "examples", "docs", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(TESTS).parts[0]))
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
@@ -68,11 +76,4 @@ def two_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(two_models: Path) -> Iterator[Server]:
     """One server for all tests that only ask; two front ends, so that metrics have something to add up."""
     with Server(two_models, "--default-model", "one", "--front-ends", "2") as running:
-        yield running.started()
-
-
-@pytest.fixture(scope="session")
-def shipped_server() -> Iterator[Server]:
-    """The default model as a newcomer starts it."""
-    with Server(SHIPPED) as running:
         yield running.started()

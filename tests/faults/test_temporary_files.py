@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from tests.faults.test_life_cycle import refused
-from tests.faults.test_packages import compilers_of
 from tests.support.coloured import ask, fragile_code, make_coloured, restarts
+from tests.support.compiled import compilers_of
 from tests.support.memory import memory_files
 from tests.support.models import TRIVIAL_CODE, make_trivial, photographs
 from tests.support.server import Server, wait_for
