@@ -44,7 +44,7 @@ def print_check(outcome: check.CheckOutcome, verbose: bool) -> None:
     console.print(table)
     for model in outcome.models:
         for line in _findings(model, verbose):
-            console.print(line, markup=False)
+            console.print(line, markup=False, soft_wrap=not sys.stdout.isatty())  # a log's reader searches whole lines
     _print_controls(console, outcome, verbose)
 
 

@@ -22,7 +22,7 @@ from tests.support.models import SMALL, make_models
 from tests.support.tiny import tiny_at
 
 #: Verdicts that this machine's user has are not looked at.
-ENVIRONMENT = {"COLUMNS": "250", "GRADLESS_CACHE": "/nonexistent"}
+ENVIRONMENT = {"COLUMNS": "120", "GRADLESS_CACHE": "/nonexistent"}
 
 #: The same for all, whatever models are checked.
 check_control = functools.cache(checking._check_control)

@@ -248,7 +248,6 @@ def ask(connection: socket.socket, request: bytes) -> bytes:
     return f"HTTP/1.1 {answer.status} {answer.reason}".encode()
 
 
-@pytest.mark.alone
 def test_l6_two_thousand_connections_that_stay_are_served_and_served_again(serve, trivial):
     server = serve(trivial, "--keep-alive-seconds", "120")
     request = head(len(photographs()[0])) + photographs()[0]

@@ -178,6 +178,7 @@ def test_a_package_is_compiled_for_a_user_without_a_name_and_a_home(abroad, comp
     done = subprocess.run([*launcher, *command], capture_output=True, text=True, cwd=ROOT, timeout=240)
     assert done.returncode == 0, done.stderr
     assert list((abroad / "tmp").glob(f"gradless-user-{UID}/.cache/gradless/compiled/*.json"))
+    assert [file.name for file in (abroad / "tmp").iterdir()] == [f"gradless-user-{UID}"]
 
 
 def test_a_temporary_folder_whose_name_is_too_long_is_told_before_the_port_opens(models, tmp_path):

@@ -68,9 +68,8 @@ def make_trivial(root: Path) -> Path:
 def photographs(count: int = 16) -> list[bytes]:
     """Different real JPEGs: crops of the photographs that come in packages."""
     generator = np.random.default_rng(7)
-    pictures = []
+    pictures, originals = [], bench_pictures()
     for number in range(count):
-        originals = bench_pictures()
         with Image.open(io.BytesIO(originals[number % len(originals)])) as picture:
             width, height = picture.size
             w, h = generator.integers(width // 2, width), generator.integers(height // 2, height)
