@@ -185,7 +185,7 @@ ROWS = [
     ),
     Row(
         "E1",
-        "`kill -9` of the engine under load, five times, and at random moments under mixed load",
+        "`kill -9` of the engine under load, three times, and at random moments under mixed load",
         (
             "test_e1_kills_of_the_engine_fail_no_request_and_no_counter_falls",
             "test_e1_the_default_model_serves_on_over_kills_of_its_engine",
