@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,23 +11,16 @@ import httpx
 import pytest
 
 from service.bench import tune, turns
-from service.cli import main
 from tests.support.models import make_trivial
 
 
 @pytest.fixture
-def bench(monkeypatch, capsys):
+def bench(monkeypatch, here):
     """Runs the command here; gives its exit code, what it printed, and what it told of errors."""
     monkeypatch.setattr(tune, "keep_freed_memory", lambda: None)  # the tests that come after this one have theirs freed
     monkeypatch.setattr(tune, "SECONDS", 0.02)
 
-    def run(*flags: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradless", "bench", *flags, "--device", "cpu"])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
+    return functools.partial(here, "bench")
 
 
 def test_the_server_and_the_bare_loop_take_turns_and_what_they_did_is_told_drawn_and_written(

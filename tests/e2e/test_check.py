@@ -15,7 +15,6 @@ import sys
 import pytest
 import torch
 
-from service.cli import main
 from service.commands import check as checking
 from service.loader.proof import JUDGES
 from tests.support.models import SMALL, make_models
@@ -29,7 +28,7 @@ check_control = functools.cache(checking._check_control)
 
 
 @pytest.fixture
-def check(monkeypatch, capsys):
+def check(monkeypatch, here):
     """Runs the command; gives what it prints on standard output and on standard error, if it ends with this code."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -37,13 +36,10 @@ def check(monkeypatch, capsys):
     monkeypatch.setattr(checking, "_check_control", check_control)
 
     def run(*arguments: str, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["gradless", "check", "--device", "cpu", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        assert ended.value.code == code, printed.out + printed.err
-        assert "Traceback" not in printed.err
-        return printed.out, printed.err
+        ended, out, err = here("check", *arguments)
+        assert ended == code, out + err
+        assert "Traceback" not in err
+        return out, err
 
     return run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from service.cli import main
 from service.loader.load import LoadedModel, load
 from service.loader.repository import find_models
 from tests.support.models import TOLERANCE, flower, make_models, photographs
@@ -107,15 +105,12 @@ def test_the_card_that_is_shown_says_what_a_model_sees(server):
     }
 
 
-def test_a_folder_of_pictures_is_classified_without_a_server(models, tmp_path, monkeypatch, capsys):
+def test_a_folder_of_pictures_is_classified_without_a_server(models, tmp_path, here):
     (tmp_path / "flower.jpg").write_bytes(flower())
     words = ["predict", str(tmp_path / "flower.jpg"), "--models", str(models), "--model", "both", "--top-k", "10"]
-    monkeypatch.setattr(sys, "argv", ["gradless", *words, "--json", "--device", "cpu"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    printed = capsys.readouterr()
-    assert ended.value.code == 0, printed.err
-    [prediction] = json.loads(printed.out)["predictions"]
+    code, out, err = here(*words, "--json")
+    assert code == 0, err
+    [prediction] = json.loads(out)["predictions"]
     loaded = load(find_models(models)["both"])
     with Image.open(io.BytesIO(flower())) as picture:
         assert_like(prediction["classes"], expected(loaded, picture.convert("RGB")))

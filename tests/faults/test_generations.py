@@ -333,7 +333,7 @@ def test_e7_an_engine_that_never_comes_up_is_told_and_the_server_exits_after_the
     assert server.is_live()
     assert server.process.wait(20) == 1
     assert any("giving up" in line for line in server.log)
-    wait_for(lambda: not server.tree(), 20, "no process left")
+    wait_for(lambda: not server.tree(), 5, "no process left")
 
 
 def test_e7_a_failed_proof_is_not_tried_again_until_a_file_changes(start, models):
@@ -389,7 +389,7 @@ def test_c9_a_load_beyond_the_limit_ends_the_server(models):
     put(models / "one" / "architecture.py", "import time\n\ntime.sleep(100)\n" + TRIVIAL_CODE)
     with Server(models, "--start-limit-seconds", "2") as server:
         assert server.process.wait(60) == 1
-        wait_for(lambda: not server.tree(), 20, "no process left")
+        wait_for(lambda: not server.tree(), 5, "no process left")
         assert any("giving up" in line for line in server.log)
 
 
@@ -404,7 +404,7 @@ def test_c2_sigterm_during_a_reload_loses_nothing_and_does_not_wait_for_it(serve
         server.process.terminate()
         assert server.process.wait(20) == 0
     assert_each_of_one_generation(traffic, model)
-    wait_for(lambda: not server.tree(), 20, "no process left")
+    wait_for(lambda: not server.tree(), 5, "no process left")
 
 
 def test_c2_a_request_that_is_stuck_during_the_drain_is_refused_when_it_is_over(serve, models):
@@ -420,7 +420,7 @@ def test_c2_a_request_that_is_stuck_during_the_drain_is_refused_when_it_is_over(
     assert server.process.wait(20) == 1
     client.join(10)
     assert [(answer.status_code, answer.json()["type"]) for answer in stuck] == [(503, "urn:gradless:problem:draining")]
-    wait_for(lambda: not server.tree(), 20, "no process left")
+    wait_for(lambda: not server.tree(), 5, "no process left")
 
 
 def test_sighup_to_the_whole_group_reloads_and_ends_nobody(shared):

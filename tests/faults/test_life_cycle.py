@@ -29,8 +29,9 @@ def models(tmp_path_factory) -> Path:
 def test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process_and_no_file(serve, models, tmp_path, whom):
     model = direct(models, "trivial")
     flags = ("--front-ends", "2", "--drain-delay-seconds", "1")
-    server = serve(models, *flags, environment={"TMPDIR": str(tmp_path)})
-    assert list(tmp_path.glob("gradless-*"))
+    server = serve(models, *flags, environment={"GRADLESS_CACHE": str(tmp_path / "cache")})
+    temporary = Path(server.temporary.name)
+    assert list(temporary.glob("gradless-*"))
     with Traffic(server, 16) as traffic:
         traffic.wait_for_answers(50)
         if whom == "the parent":
@@ -42,8 +43,8 @@ def test_c1_sigterm_under_load_loses_nothing_and_leaves_no_process_and_no_file(s
         assert server.process.wait(30) == 0
     traffic.assert_all_right(model)
     assert any(seen.response.headers.get("Connection") == "close" for seen in traffic.answers)
-    wait_for(lambda: not server.tree(), 20, "no process left")
-    assert list(tmp_path.iterdir()) == []
+    wait_for(lambda: not server.tree(), 5, "no process left")
+    assert list(temporary.iterdir()) == []
 
 
 def test_c1_who_connected_just_before_the_door_closed_is_heard_out(serve, models):
@@ -125,7 +126,7 @@ def test_c2_a_second_signal_ends_at_once(serve, models):
     wait_for(lambda: not server.is_ready(), 5, "draining")
     server.process.terminate()
     assert server.process.wait(10) == 1
-    wait_for(lambda: not server.tree(), 20, "no process left")
+    wait_for(lambda: not server.tree(), 5, "no process left")
 
 
 def test_c2_a_signal_during_start_up_ends_it(models):
@@ -167,7 +168,7 @@ def test_it_says_that_it_serves_only_once_somebody_listens_and_ctrl_c_of_it_idle
         socket.create_connection(("127.0.0.1", server.port), 5).close()
         os.killpg(server.process.pid, signal.SIGINT)
         assert server.process.wait(20) == 0
-        wait_for(lambda: not server.tree(), 20, "no process left")
+        wait_for(lambda: not server.tree(), 5, "no process left")
 
 
 def _engine_is_up(server: Server) -> bool:

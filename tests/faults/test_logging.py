@@ -137,7 +137,7 @@ def test_a_front_end_that_dies_is_replaced_while_stderr_is_stuck_and_a_killed_su
     assert server.metric(DROPPED) >= before  # a counter, whoever died
 
     server.process.kill()
-    wait_for(lambda: not server.tree(), 20, "no process left")
+    wait_for(lambda: not server.tree(), 5, "no process left")
 
 
 def _printing(models: Path) -> Path:

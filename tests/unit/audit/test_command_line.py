@@ -1,5 +1,6 @@
 """`gradless audit` as it is typed: exit codes and words."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import main
 from tests.support.tiny import tiny_at
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -26,18 +26,10 @@ def in_a_process(*arguments, start=("-m", "service")):
 
 
 @pytest.fixture
-def here(monkeypatch, capsys):
+def audited(monkeypatch, here):
     """The same in this process: what it starts imports torch once for all."""
-
-    def run(*arguments):
-        monkeypatch.setenv("COLUMNS", COLUMNS)
-        monkeypatch.setattr(sys, "argv", ["gradless", "audit", *map(str, arguments), "--device", "cpu"])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return run
+    monkeypatch.setenv("COLUMNS", COLUMNS)
+    return functools.partial(here, "audit")
 
 
 def test_modes_are_printed_as_json_drawn_and_written(tmp_path):
@@ -53,11 +45,11 @@ def test_modes_are_printed_as_json_drawn_and_written(tmp_path):
     assert "eval+inference_mode" in page.read_text()
 
 
-def test_a_pitfall_is_exit_1_with_its_line_cost_and_fix(here, monkeypatch):
+def test_a_pitfall_is_exit_1_with_its_line_cost_and_fix(audited, monkeypatch):
     root = Path(__file__).parents[3]
     monkeypatch.chdir(root)
     file = SCRIPTS / "wrong" / "eval_without_no_grad.py"
-    code, out, err = here("--script", f"{file}:predict", "--shape", "3,16,16")
+    code, out, err = audited("--script", f"{file}:predict", "--shape", "3,16,16")
     assert code == 1, err
     line = file.read_text()[: file.read_text().index("# pitfall")].count("\n") + 1
     place = file.relative_to(root)
@@ -76,9 +68,9 @@ def test_a_process_that_has_imported_nothing_beforehand_finds_the_pitfall_of_a_t
     assert "\n1 pitfall in 4 calls" in out
 
 
-def test_no_pitfall_is_exit_0_and_a_module_can_be_named_as_python_does(here, monkeypatch):
+def test_no_pitfall_is_exit_0_and_a_module_can_be_named_as_python_does(audited, monkeypatch):
     monkeypatch.chdir(SCRIPTS / "right")
-    code, out, err = here("--script", "eval_and_no_grad:predict", "--shape", "3,16,16", "--json")
+    code, out, err = audited("--script", "eval_and_no_grad:predict", "--shape", "3,16,16", "--json")
     assert code == 0, err
     audit = json.loads(out)
     assert (audit["pitfalls"], audit["training"], audit["batch_shape"]) == ([], False, [8, 3, 16, 16])
@@ -99,8 +91,8 @@ RIGHT = SCRIPTS / "right" / "frozen.py"
         (["torchvision:resnet1", "--batch-size", "1"], "no classification model 'resnet1'"),
     ],
 )
-def test_wrong_use_is_exit_2_with_the_fix(here, arguments, words):
-    code, out, err = here(*arguments)
+def test_wrong_use_is_exit_2_with_the_fix(audited, arguments, words):
+    code, out, err = audited(*arguments)
     assert code == 2, out
     assert words in err
     assert "Traceback" not in err
