@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """An empty folder whose path leaves room for the name of a socket (107 bytes in all), which `tmp_path` may not."""
+    with tempfile.TemporaryDirectory(prefix="gradless-test-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

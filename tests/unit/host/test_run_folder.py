@@ -12,10 +12,10 @@ from service.errors import ConfigurationError
 from service.host.run_folder import check_own, make_again, make_run_folder
 
 
-def test_it_is_made_under_tmpdir_for_its_owner_alone(monkeypatch, tmp_path):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_it_is_made_under_tmpdir_for_its_owner_alone(monkeypatch, short_path):
+    monkeypatch.setenv("TMPDIR", str(short_path))
     folder = make_run_folder()
-    assert folder.parent == tmp_path
+    assert folder.parent == short_path
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert list(folder.iterdir()) == []
 
