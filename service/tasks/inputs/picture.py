@@ -109,8 +109,9 @@ class ImageDecoder:
         # `resize` and `crop` of torchvision would end up here, after dispatch that takes longer than the work.
         fitted: Tensor = transforms.resize_image(image, self._size, interpolation=self._interpolation, antialias=True)
         if crop := self._spec.crop:
-            top, left = (round((side - crop) / 2) for side in fitted.shape[-2:])
-            fitted = fitted.narrow(1, top, crop).narrow(2, left, crop)
+            for axis, side in enumerate(fitted.shape):
+                if axis and side > crop:
+                    fitted = fitted.narrow(axis, round((side - crop) / 2), crop)
         return luma(fitted) if self._is_grey else fitted.contiguous()
 
     def _check(self, header: Header) -> int:

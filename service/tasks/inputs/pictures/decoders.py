@@ -32,7 +32,7 @@ def with_torchvision(file: bytes) -> Tensor:
         RuntimeError: the file is broken.
     """
     encoded = torch.frombuffer(bytearray(file), dtype=torch.uint8)
-    image: Tensor = decode_image(encoded, mode=ImageReadMode.RGB)
+    image: Tensor = decode_image(encoded, ImageReadMode.RGB.value, False)
     return image
 
 
