@@ -71,17 +71,19 @@ manifests: $(INSTALLED)  ## Write again what deploy/kubernetes/ holds of rules a
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-deps 'silero-vad>=6.2'  # for its weights: of what it needs, tests need nothing
 	touch $@
 
-# Tests hold /metrics against promtool, which Debian ships in prometheus, set clocks back with libfaketime, and restart
-# replicas behind haproxy.
+# Tests hold /metrics against promtool, which Debian ships in prometheus, set clocks back with libfaketime, restart
+# replicas behind haproxy, and listen to a recording of alsa-utils.
 debian:
-	@if ! command -v promtool >/dev/null || ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/sbin/haproxy >/dev/null 2>&1; then \
+	@if ! command -v promtool >/dev/null || ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/sbin/haproxy \
+			/usr/share/sounds/alsa/Front_Center.wav >/dev/null 2>&1; then \
 		sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$sudo apt-get update -qq && \
 		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			prometheus libfaketime haproxy >/dev/null || \
-		echo "Debian's packages prometheus, libfaketime and haproxy are missing and could not be installed" >&2; \
+			prometheus libfaketime haproxy alsa-utils >/dev/null || \
+		echo "Debian's packages prometheus, libfaketime, haproxy and alsa-utils are missing and could not be installed" >&2; \
 	fi
 
 # What builds and runs an image without a registry.

@@ -162,6 +162,10 @@ class TargetTooLong(Refusal):
     name, status, title = "target_too_long", 414, "The request target is too long"
 
 
+class NotAcceptable(Refusal):
+    name, status, title = "not_acceptable", 406, "No answer of an accepted type can be written"
+
+
 class UnsupportedType(Refusal):
     name, status, title = "unsupported_media_type", 415, "The content type is not supported"
 

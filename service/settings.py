@@ -109,9 +109,12 @@ class Settings(BaseSettings):
     max_pixels: int = Field(
         50_000_000, ge=1, description="Maximum number of pixels of a picture, checked before it is decoded."
     )
-    max_instances: int = Field(64, ge=1, le=1024, description="Maximum number of pictures in a request.")
+    max_instances: int = Field(64, ge=1, le=1024, description="Maximum number of examples in a request.")
     max_queued_examples: int = Field(
-        512, ge=1, description="Maximum number of unanswered pictures per front end; more are refused with 503."
+        512, ge=1, description="Maximum number of unanswered examples per front end; more are refused with 503."
+    )
+    max_queued_bytes: int = Field(
+        512 * 1024 * 1024, ge=1, description="Maximum bytes of their inputs; more are refused with 503."
     )
     timeout_ms: int = Field(30_000, ge=1, description="Deadline of a request without X-Timeout-Ms, in milliseconds.")
     max_timeout_ms: int = Field(

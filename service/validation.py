@@ -1,4 +1,4 @@
-"""Tables that people write, and plain words for what pydantic finds wrong in them."""
+"""Tables and numbers that people write, and plain words for what is wrong in them."""
 
 from __future__ import annotations
 
@@ -55,6 +55,10 @@ def plain_words(problem: Mapping[str, Any]) -> str:
         return str(context["error"])
     if kind == "literal_error":
         return f"{value} is not one of its values; choose {context['expected'].replace(chr(39), '')}"
+    if kind == "too_long":
+        return f"has more than {context['max_length']} entries; leave some out"
+    if kind == "too_short":
+        return f"has {context['actual_length']} entries; give at least {context['min_length']}, or leave the key out"
     if kind in _BOUNDS:
         size, words, name = _BOUNDS[kind]
         return f"{value} is {size}; it must be {words} {context[name]:g}"
@@ -62,6 +66,17 @@ def plain_words(problem: Mapping[str, Any]) -> str:
         if kind.startswith(beginning):
             return f"{value} {words}"
     return f"{value} does not fit; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+def whole_number(text: str, most: int) -> int | None:
+    """Return the number that ASCII digits write, or `most` where it is more; None for any other text.
+
+    `int()` refuses more than 4,300 digits, and takes spaces, signs, underscores and digits of other scripts.
+    """
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    digits = text.lstrip("0")
+    return most if len(digits) > len(str(most)) else min(int(digits or "0"), most)
 
 
 def _shown(value: object) -> str:

@@ -27,7 +27,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.engine.batcher import Request
-from service.engine.job import Job, deliver
+from service.engine.job import deliver, job_of
 from service.engine.worker import Worker
 from service.errors import (
     BY_NAME,
@@ -40,9 +40,9 @@ from service.errors import (
 )
 from service.frontend.applications import FrontEnd
 from service.frontend.engines.blame import KILLS_FOR_A_STRIKE
-from service.frontend.engines.client import Client, InputChangedError, Pixels
+from service.frontend.engines.client import Client, InputChangedError
 from service.frontend.engines.known import Known
-from service.frontend.engines.places import Outlook, Places
+from service.frontend.engines.places import Outlook, places_of
 from service.host.allocator import keep_freed_memory
 from service.host.metric_memory import make_metric_memory
 from service.loader.repository import Catalogue, read_catalogue
@@ -50,8 +50,9 @@ from service.logs import configure_logs, end_process
 from service.metrics import Metrics
 from service.settings import Settings, read_settings
 from service.supervisor.watchdog import overdue
+from service.tasks.inputs.input import Arrays
 from service.wire.aboard import Aboard, make_aboard_file
-from service.wire.messages import Failure, Infer, ModelState, Ready, Reload, Result
+from service.wire.messages import Failure, Infer, ModelState, Ready, Reload, Result, Tensors
 from service.wire.specs import FrontEndSpec, WorkerSpec
 
 log = structlog.get_logger()
@@ -117,22 +118,22 @@ class Engine:
         return self._states
 
     async def infer(
-        self, frame: Infer, seconds: float, version: str, decoded_for: dict[str, Any]
+        self, frame: Infer, seconds: float, version: str, decoded_for: str
     ) -> tuple[Result | Failure | None, ModelState | None]:
         """Run a request, within `seconds`: no two machines have the same CLOCK_MONOTONIC.
 
         Returns:
             The answer, and the model as it is here where it is of another version than the door knows; no answer where
-            it takes another input than the pixels were decoded for.
+            it takes other inputs than these were made for.
         """
         state = self._states[frame.model]
         news = None if state.version == version else state
-        if news and news.input != decoded_for:
+        if news and news.decoded_for != decoded_for:
             return None, news
         frame = msgspec.structs.replace(frame, id=next(self._ids), deadline=time.monotonic() + seconds)
-        request = Request(frame.id, frame.model, frame.count, frame.deadline, alone=frame.alone)
         asker = Asking()
-        request.payload = Job(frame, asker)
+        job = job_of(frame, asker, state.signature.inputs)
+        request = Request(frame.id, frame.model, frame.count, frame.deadline, alone=frame.alone, payload=job)
         self._worker.inbox.submit(request)
         try:
             return await asker.answered, news
@@ -171,7 +172,7 @@ class RayClient(Client):
 
     def __init__(self, engines: DeploymentHandle, known: Known, settings: Settings, metrics: Metrics) -> None:
         self.known = known
-        self.places = Places(settings.max_queued_examples)
+        self.places = places_of(settings)
         self._handle = engines
         self._metrics = metrics
 
@@ -199,12 +200,12 @@ class RayClient(Client):
     def want(self, model: str) -> None:
         """Tell nobody: an engine of Ray's answers when every model is ready, or never."""
 
-    def admit(self, model: str, count: int, deadline: float) -> AbstractContextManager[None]:
+    def admit(self, model: str, count: int, nbytes: int, deadline: float) -> AbstractContextManager[None]:
         """Hold places; what Ray's engines have to do is not known here."""
-        return self.places.hold(count, Outlook(), deadline)
+        return self.places.hold(count, nbytes, Outlook(), deadline)
 
-    async def infer(self, state: ModelState, pixels: Pixels, top_k: int, deadline: float) -> tuple[Result, ModelState]:
-        frame = Infer(0, state.name, len(pixels), top_k, deadline, False, pixels.tobytes())
+    async def infer(self, state: ModelState, count: int, arrays: Arrays, deadline: float) -> tuple[Result, ModelState]:
+        frame = Infer(0, state.name, count, deadline, False, Tensors.of(*[array.data for array in arrays]))
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 answer, news = await self._ask(frame, state)
@@ -228,7 +229,7 @@ class RayClient(Client):
             alone = msgspec.structs.replace(frame, alone=deaths > 1)
             try:
                 seconds = frame.deadline - time.monotonic()
-                return await self._handle.infer.remote(alone, seconds, state.version, state.input)
+                return await self._handle.infer.remote(alone, seconds, state.version, state.decoded_for)
             except RayActorError as error:
                 log.warning("replaying", model=state.name, deaths=deaths + 1, error=type(error).__name__)
                 if state.report and "repeatable" in state.report.waivers:

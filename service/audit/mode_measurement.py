@@ -21,18 +21,18 @@ from service.audit.figures import YARDSTICK, ModeFigures
 from service.audit.forward_costs import GraphWatch, MemoryTally, batchnorm_statistics, known_tensors
 from service.audit.fresh_process import answering
 from service.audit.modes import PLAIN_MODES, classifier_of
+from service.engine.forwards import on_device
 from service.engine.measure import Stopwatch
 from service.engine.model import ServedModel
 from service.errors import ModelOutputInvalid
 from service.host.allocator import keep_freed_memory
 from service.host.cores import usable_cores
+from service.loader.compiled import Arrays
 from service.loader.freeze import freeze, memory_bytes
 from service.loader.load import load
-from service.loader.probes import probes
+from service.loader.prepared import preparation_of
 from service.loader.repository import ModelFolder
-from service.loader.resolved import resolved_input
 from service.loader.weights import build
-from service.tasks.adapters.picture import mean_and_std, normalise
 
 #: Latency is the median of at most this many forwards within this time, but always of the least number.
 MOST_FORWARDS, LEAST_FORWARDS, LATENCY_SECONDS = 30, 5, 2.0
@@ -54,7 +54,7 @@ class ModelOrder:
 
 @dataclass
 class Subject:
-    """A model in a mode: `run` takes `(N, C, H, W) uint8` and gives the module's output, inside `context()`.
+    """A model in a mode: `run` takes an array for each input and gives the module's output, inside `context()`.
 
     Attributes:
         prepare: puts the module into the mode, again after another subject of the same module had it.
@@ -62,9 +62,9 @@ class Subject:
     """
 
     module: nn.Module
-    run: Callable[[Tensor], Any]
+    run: Callable[[Arrays], Any]
     context: Callable[[], AbstractContextManager[object]]
-    pixels: Tensor
+    arrays: Arrays
     device: torch.device
     prepare: Callable[[], object]
     yardstick: Callable[[], Subject]
@@ -73,7 +73,7 @@ class Subject:
     def forward(self) -> Tensor:
         """Return the first tensor of the output: some models give more while they train."""
         with self.context():
-            output = next((leaf for leaf in tree_leaves(self.run(self.pixels)) if isinstance(leaf, Tensor)), None)
+            output = next((leaf for leaf in tree_leaves(self.run(self.arrays)) if isinstance(leaf, Tensor)), None)
         if output is None:
             raise ModelOutputInvalid("The model gave no tensor.")
         if output.device.type == "cuda":
@@ -86,8 +86,12 @@ def measure_reference(connection: Connection, order: ModelOrder) -> None:
     with answering(connection) as answer:
         subject = plain_subject(order, YARDSTICK)
         freeze(subject.module)
-        with torch.inference_mode():
-            rows = [subject.run(subject.pixels[i : i + 1]).float().cpu() for i in range(order.batch_size)]
+        together = subject.arrays
+        rows = []
+        for place in range(order.batch_size):
+            subject.arrays = tuple(array[place : place + 1] for array in together)
+            with torch.inference_mode():
+                rows.append(subject.forward().float().cpu())
         answer((sum(memory_bytes(subject.module).values()), torch.cat(rows).numpy()))
 
 
@@ -99,19 +103,20 @@ def measure_mode(connection: Connection, order: ModelOrder, mode: str, reference
 
 
 def plain_subject(order: ModelOrder, mode: str) -> Subject:
-    """Return the module as its author wrote it, put into a mode, behind the normalisation of serving."""
+    """Return the module as its author wrote it, put into a mode, behind the preparation of serving."""
     device = _begin(order)
     module = build(order.folder).float().to(device)
-    spec, classifier = resolved_input(order.folder), classifier_of(order.folder, module)
-    scale = mean_and_std(spec, device)
-    pixels = probes(order.batch_size, spec.shape)
+    classifier = classifier_of(order.folder, module)
+    preparation = preparation_of(order.folder, module).to(device)
+    arrays = preparation.examples(order.batch_size)
 
-    def run(pixels: Tensor) -> Any:
-        return module(normalise(pixels.to(device), *scale))
+    def run(arrays: Arrays) -> Any:
+        positional, by_name = preparation.forward(*on_device(arrays, device))
+        return module(*positional, **by_name)
 
     def in_mode(name: str) -> Subject:
         prepare = partial(PLAIN_MODES[name].prepare, module, classifier)
-        return Subject(module, run, PLAIN_MODES[name].context, pixels, device, prepare, partial(in_mode, YARDSTICK))
+        return Subject(module, run, PLAIN_MODES[name].context, arrays, device, prepare, partial(in_mode, YARDSTICK))
 
     return in_mode(mode)
 
@@ -120,13 +125,13 @@ def served_subject(order: ModelOrder) -> Subject:
     """Return the function that answers requests, tuned and warmed up as in an engine."""
     device = _begin(order)
     loaded = load(order.folder)
-    served = ServedModel(loaded, order.folder.card, device)
+    served = ServedModel(loaded, device)
     Stopwatch(served).tune(None, torch.get_num_threads())
-    pixels = probes(order.batch_size, loaded.input.shape)
+    arrays = served.examples(order.batch_size)
     layout = served.tuning.memory_format.removesuffix("_format")
     yardstick = partial(plain_subject, order, YARDSTICK)  # a module of its own: this one's weights are laid out anew
     mode = torch.inference_mode
-    return Subject(loaded.module, served.run_batch, mode, pixels, device, lambda: None, yardstick, layout)
+    return Subject(loaded.module, served.run_batch, mode, arrays, device, lambda: None, yardstick, layout)
 
 
 def _begin(order: ModelOrder) -> torch.device:
@@ -162,7 +167,7 @@ def _measure_memory(subject: Subject, figures: ModeFigures) -> None:
         figures.peak_bytes = _cuda_peak(subject)
         return
     figures.rss_bytes = _rss_growth(subject)
-    with MemoryTally(known_tensors(subject.module, subject.pixels)) as tally:
+    with MemoryTally(known_tensors(subject.module, *subject.arrays)) as tally:
         subject.forward()
     figures.peak_bytes = tally.peak_bytes
 
@@ -199,7 +204,7 @@ def _resident(key: str) -> int:
 def _measure_graph(subject: Subject, figures: ModeFigures) -> Tensor:
     """Count one forward, and give its output without its graph."""
     before = batchnorm_statistics(subject.module)
-    with GraphWatch(known_tensors(subject.module, subject.pixels)) as watch:
+    with GraphWatch(known_tensors(subject.module, *subject.arrays)) as watch:
         output = subject.forward()
     figures.graph_nodes, figures.held_bytes = watch.graph_nodes, watch.held_bytes
     figures.saved_tensors, figures.saved_bytes = watch.saved_tensors, watch.saved_bytes

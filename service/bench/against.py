@@ -18,7 +18,8 @@ from rich.table import Table
 
 import service
 from service.bench.bare import CANARY_SECONDS, ask, bare_loop
-from service.bench.choice import bench_models, folder_of_one, side_of
+from service.bench.bodies import Seen, seen_by
+from service.bench.choice import bench_models, folder_of_one
 from service.bench.machine import commit
 from service.bench.measurement import Measurement, measure
 from service.bench.results import MOST_MOVED, moved
@@ -27,7 +28,6 @@ from service.bench.turns import settled
 from service.bench.workload import WorkloadSpec, workload_spec
 from service.errors import ConfigurationError
 from service.settings import Settings
-from service.tasks.inputs.spec import InputSpec
 
 CLIENTS = (1, 8, 32)
 
@@ -54,7 +54,7 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
     Raises:
         ConfigurationError: no such model or commit, or this is not a git checkout.
     """
-    folders = bench_models(settings, models)
+    folders = bench_models(settings, models, own=("resnet18", "trivial"))  # which every commit serves
     pairs: list[Pair] = []
     forwards: dict[str, list[str]] = {}
     canaries: dict[str, list[list[float]]] = {}
@@ -69,7 +69,7 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
                     answers.append(settled(server, name))
                     server.suspend()
                     servers.append(server)
-                shown = answers[0]
+                seen = seen_by(one, name)
                 specs = [workload_spec(settings, one, answer) for answer in answers]
                 forwards[name] = [_forward(spec) for spec in specs]
                 spec = msgspec.structs.replace(specs[0], package="")
@@ -80,7 +80,7 @@ def against(settings: Settings, models: list[str], rev: str, seconds: float, rou
                     told = []
                     for clients, done in runs.items():
                         progress.update(task, description=f"{name}, round {turn + 1}: {clients} clients")
-                        both = [_measured(server, shown, clients, seconds) for server in servers]
+                        both = [_measured(server, name, seen, clients, seconds) for server in servers]
                         done.append((both[0], both[1]))
                         told.append(ask(bare, spec.forwards[-1], sizes[-1], CANARY_SECONDS)[0])
                         progress.advance(task)
@@ -115,7 +115,7 @@ def _server(settings: Settings, models: Path, name: str, tree: Path | None) -> I
     """Start a server of this tree or another, each with its own cache, since two commits may have one version."""
     with tempfile.TemporaryDirectory(prefix="gradless-bench-") as cache:
         flags = ["--models", models, "--device", settings.device, "--threads", settings.threads, "--cache", cache]
-        with gradless(flags, name, side_of(models, name), tree) as server:
+        with gradless(flags, name, seen_by(models, name), tree) as server:
             yield server
 
 
@@ -125,10 +125,9 @@ def _forward(spec: WorkloadSpec) -> str:
     return f"{what}, {spec.threads} threads"
 
 
-def _measured(server: MeasuredServer, shown: dict, clients: int, seconds: float) -> Measurement:  # type: ignore[type-arg]
+def _measured(server: MeasuredServer, name: str, seen: Seen, clients: int, seconds: float) -> Measurement:
     with server.awake():
-        traffic = server.traffic(InputSpec(**shown["input"]).side, seconds, clients=clients)
-        return measure(server, traffic, shown["name"])
+        return measure(server, server.traffic(seen, seconds, clients=clients), name)
 
 
 def _pair(model: str, clients: int, done: list[tuple[Measurement, Measurement]]) -> Pair:
@@ -154,7 +153,7 @@ def _print(
         print(json.dumps(told | {"forwards": forwards, "bare_loop_moved": moved_by}, indent=2))
         return
     table = Table(title=f"{commit()} beside {rev}, in turns; medians", title_justify="left")
-    for column, heading in enumerate(("model", "clients", "pictures/s", rev, "ratio", "p50, ms", rev, "ratio")):
+    for column, heading in enumerate(("model", "clients", "examples/s", rev, "ratio", "p50, ms", rev, "ratio")):
         table.add_column(heading, justify="right" if column else "left")
     for pair in pairs:
         rates = (f"{pair.rate:.1f}", f"{pair.rate_there:.1f}", f"{pair.rate_ratio:.2f}")

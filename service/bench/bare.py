@@ -11,8 +11,8 @@ from itertools import cycle, islice
 from multiprocessing.connection import Connection
 from typing import Any
 
+from service.bench.bodies import Seen, bodies
 from service.bench.workload import Workload, WorkloadSpec
-from service.tasks.photographs import bench_pictures
 
 #: Length of the bare loop's run between two other measurements.
 CANARY_SECONDS = 0.7
@@ -35,14 +35,14 @@ def bare_loop(spec: WorkloadSpec) -> Iterator[tuple[Any, list[int]]]:
 
 
 def ask(bare: Any, forward: str, batch_size: int, seconds: float) -> tuple[float, float]:
-    """Return pictures/s and the median milliseconds of a batch."""
+    """Return examples/s and the median milliseconds of a batch."""
     bare.send((forward, batch_size, seconds))
     rate, batch_ms = bare.recv()
     return rate, batch_ms
 
 
 def run_bare_loop(connection: Connection, spec: WorkloadSpec) -> None:
-    """Entry point of the bare loop's process: answers `(forward, batch_size, seconds)` with pictures/s and ms a batch.
+    """Entry point of the bare loop's process: answers `(forward, batch_size, seconds)` with examples/s and ms a batch.
 
     It has the process for itself, as a hand-written script would.
     """
@@ -60,7 +60,7 @@ def run_bare_loop(connection: Connection, spec: WorkloadSpec) -> None:
 def _run(workload: Workload, batch_size: int, seconds: float) -> tuple[float, float]:
     times = []
     end = time.perf_counter() + seconds
-    for files in _batches(batch_size, workload.side):
+    for files in _batches(batch_size, workload.seen):
         began = time.perf_counter()
         workload.answers([workload.decode(file) for file in files])
         times.append(time.perf_counter() - began)
@@ -69,7 +69,7 @@ def _run(workload: Workload, batch_size: int, seconds: float) -> tuple[float, fl
     return batch_size * len(times) / sum(times), statistics.median(times) * 1000
 
 
-def _batches(size: int, side: int) -> Iterator[list[bytes]]:
-    pictures = cycle(bench_pictures(side))
+def _batches(size: int, seen: Seen) -> Iterator[list[bytes]]:
+    files = cycle(bodies(seen))
     while True:
-        yield list(islice(pictures, size))
+        yield list(islice(files, size))

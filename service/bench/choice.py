@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from service.host.text import read_text
 from service.loader.card import CARD_FILE, read_card
 from service.loader.repository import choose_default, find_models, pick
-from service.loader.resolved import resolved_input
 from service.settings import Settings
 
 OWN = Path(__file__).parent / "models"
+#: The bench's own models: pictures, pictures that cost nothing, and arrays that cost nothing.
+OWN_MODELS = ("resnet18", "trivial", "linear")
 
 
-def bench_models(settings: Settings, names: list[str]) -> dict[str, Path]:
-    """Return the folders of these models, of the settings or the bench's own; without names, the default and those.
+def bench_models(settings: Settings, names: list[str], own: Sequence[str] = OWN_MODELS) -> dict[str, Path]:
+    """Return the folders of these models, of the settings or the bench's own; without names, the default and `own`.
 
     Raises:
         ConfigurationError: there is no such model.
     """
     served = find_models(settings.models)
     folders = {name: folder.path for name, folder in (find_models(OWN) | served).items()}
-    return pick(folders, names or [choose_default(served, settings.default_model), "resnet18", "trivial"], "bench")
+    return pick(folders, names or [choose_default(served, settings.default_model), *own], "bench")
 
 
 @contextlib.contextmanager
@@ -48,8 +49,3 @@ def folder_of_one(name: str, folder: Path, dtype: str = "") -> Iterator[Path]:
 def can_be_told_bfloat16(folder: Path) -> bool:
     """Return whether the card leaves the dtype open, so that the model computes in float32."""
     return "dtype" not in read_card(folder).model_fields_set
-
-
-def side_of(models: Path, name: str) -> int:
-    """Return the longer side, in pixels, of the picture that a model sees."""
-    return resolved_input(find_models(models)[name]).side

@@ -21,7 +21,7 @@ models, name = sys.argv[1:]
 folder = find_models(Path(models))[name]
 loaded = load(folder)
 with torch.inference_mode():
-    loaded.module(torch.zeros(1, *loaded.input.shape, dtype=getattr(torch, folder.card.dtype)))
+    loaded.adapter(*loaded.adapter.preparation.examples(1))
 """
 
 

@@ -22,7 +22,7 @@ from typing import cast
 import httptools
 import uvloop
 
-from service.tasks.photographs import bench_pictures
+from service.bench.bodies import Seen, as_seen, bodies
 
 #: Time to make connections and touch pages; requests that begin in it are not counted.
 WARM_UP_SECONDS = 1.0
@@ -38,15 +38,15 @@ class Traffic:
         clients: number of a closed loop's clients; each sends its next request when it has its answer.
         rate: arrivals a second of an open loop; 0 for a closed one.
         seconds: duration after the warm-up.
-        side: pixels that the model sees of a picture: pictures are of the sizes that people send to such a model.
+        seen: what the model sees: bodies are those that people send to such a model.
         body_bytes: bodies are filled up to this size with a JPEG comment; 0 leaves them as they are.
-        encoding: `raw`, or `json`: base64 in `{"image": …}`.
+        encoding: `raw`, or `json`: base64 in `{"body": …}`.
     """
 
     host: str
     port: int
     path: str
-    side: int
+    seen: Seen
     seconds: float
     clients: int = 0
     rate: float = 0.0
@@ -227,21 +227,22 @@ async def _connect(
 
 
 def http_requests(traffic: Traffic) -> list[bytes]:
-    """Return a whole request for each picture."""
-    return [_request(traffic, picture) for picture in bench_pictures(traffic.side, traffic.body_bytes)]
+    """Return a whole request for each body."""
+    return [_request(traffic, body) for body in bodies(traffic.seen, traffic.body_bytes)]
 
 
-def _request(traffic: Traffic, picture: bytes) -> bytes:
-    body, kind = picture, "image/jpeg"
+def _request(traffic: Traffic, body: bytes) -> bytes:
+    kind = traffic.seen.content_type
     if traffic.encoding == "json":
-        body, kind = json.dumps({"image": base64.b64encode(picture).decode()}).encode(), "application/json"
+        body, kind = json.dumps({"body": base64.b64encode(body).decode()}).encode(), "application/json"
     head = f"POST {traffic.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 def main() -> None:
     """Run from two arguments: the traffic as JSON, and the file for the tally, as JSON."""
-    traffic = Traffic(**json.loads(sys.argv[1]))
+    fields = json.loads(sys.argv[1])
+    traffic = Traffic(**fields | {"seen": as_seen(fields["seen"])})
     requests = http_requests(traffic)
     gc.collect()
     gc.freeze()  # a collection here would look like a stall of the server

@@ -51,7 +51,7 @@ its median moved by more than 15 % from round to round, ratios are in brackets a
   gets base64 in JSON, as in its guides. Both wait up to 5 ms for company. **The naive app** is FastAPI with PIL and a
   forward in its handler.
 - The load generator shares the cores: `generator` is its own share of one core.
-- `batch` is the mean number of pictures in a forward; `CPU s/1,000` is CPU time of all processes of the server.
+- `batch` is the mean number of examples in a forward; `CPU s/1,000` is CPU time of all processes of the server.
 - Percentiles are over all answers of all rounds; rates are medians over the rounds.
 - One client takes turns with the bare loop at batch 1: each turn is its median above that of the loop just before and
   just after, and the median of all turns is in the table."""

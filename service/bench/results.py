@@ -121,6 +121,7 @@ class Model:
     memory_format: str
     threads: int
     body_bytes: int
+    bodies: str = ""
     canary: list[list[float]] = field(default_factory=list)
     bare: list[Bare] = field(default_factory=list)
     servers: dict[str, list[Load]] = field(default_factory=dict)

@@ -61,13 +61,12 @@ def _ratio(model: Model, value: float | None) -> str:
 
 
 def _throughput(model: Model) -> Section:
-    body = (
-        f"JPEGs of {model.body_bytes:,} bytes" if model.body_bytes else "JPEGs of 13 to 100 KB, 320 to 800 pixels wide,"
-    )
+    body = f"JPEGs of {model.body_bytes:,} bytes" if model.body_bytes else model.bodies
     threads = "1 thread" if model.threads == 1 else f"{model.threads} threads"
     runs = f"runs {model.forwards[-1]}, " if model.bare else ""
-    words = [f"{body} in, top five out; the server {runs}{threads}. Times in milliseconds."]
-    headings = ["", "pictures/s", "p50", "p90", "p99", "p99.9", "max", "batch", "CPU s/1,000", "generator", "failed"]
+    out = "top five" if "JPEG" in body else "JSON"
+    words = [f"{body} in, {out} out; the server {runs}{threads}. Times in milliseconds."]
+    headings = ["", "examples/s", "p50", "p90", "p99", "p99.9", "max", "batch", "CPU s/1,000", "generator", "failed"]
     section = Section(f"{model.name}: throughput and latency", words, [headings])
     for bare in model.bare:
         section.rows.append(
@@ -118,13 +117,13 @@ def _stages(model: Model) -> str:
 
 
 def _processes(model: Model) -> str:
-    """Say which processes spend the CPU time of a thousand pictures."""
+    """Say which processes spend the CPU time of a thousand examples."""
     load = model.best("gradless")
     total = sum(load.cpu_seconds_per_1000.values())
     told = sorted(load.cpu_seconds_per_1000.items(), key=lambda each: -each[1])
     words = ", ".join(f"{title} {seconds:.2f}" for title, seconds in told if seconds >= 0.005)
     clients = _clients(load.clients)
-    return f"Where the {total:.1f} CPU seconds of a thousand pictures go, {clients}: {words}." if words else ""
+    return f"Where the {total:.1f} CPU seconds of a thousand examples go, {clients}: {words}." if words else ""
 
 
 def _alone(model: Model) -> Section:
@@ -133,8 +132,8 @@ def _alone(model: Model) -> Section:
     assert found
     sizes = sorted(next(iter(found.seconds.values())))
     words = [
-        "Pictures/s of every candidate by batch size, without a server, as measured when the model was compiled, which "
-        f"may have been in another hour. A picture takes {found.flops / 1e9:.2f} GFLOP; a large float32 convolution "
+        "Examples/s of every candidate by batch size, without a server, as measured when the model was compiled, which "
+        f"may have been in another hour. An example takes {found.flops / 1e9:.2f} GFLOP; a large float32 convolution "
         f"gets {found.peak_flops / 1e9:.0f} GFLOP/s here."
     ]
     section = Section(f"{model.name}: the forward alone", words, [["", *map(str, sizes), "GFLOP/s", "of that"]])

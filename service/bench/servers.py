@@ -21,6 +21,7 @@ from typing import TypeVar
 import psutil
 
 from service.bench import venvs
+from service.bench.bodies import Seen
 from service.bench.load_generator import Traffic, http_requests
 from service.bench.workload import WorkloadSpec
 from service.errors import ConfigurationError
@@ -37,7 +38,7 @@ class MeasuredServer:
 
     Attributes:
         name: `gradless`, or a peer.
-        path: the route that takes pictures.
+        path: the route that answers.
         encoding: of its requests; see `load_generator.Traffic`.
         group: its process group; None for a server that was running already.
         started_in: seconds from the command to the first answer.
@@ -55,8 +56,8 @@ class MeasuredServer:
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
-    def traffic(self, side: int, seconds: float, **more: float) -> Traffic:
-        return Traffic(self.host, self.port, self.path, side, seconds, encoding=self.encoding, **more)  # type: ignore[arg-type]
+    def traffic(self, seen: Seen, seconds: float, **more: float) -> Traffic:
+        return Traffic(self.host, self.port, self.path, seen, seconds, encoding=self.encoding, **more)  # type: ignore[arg-type]
 
     def tree(self) -> list[psutil.Process]:
         """Its living processes."""
@@ -137,17 +138,17 @@ def running_server(url: str, model: str) -> MeasuredServer:
 
 
 @contextlib.contextmanager
-def gradless(flags: Sequence[object], model: str, side: int, tree: Path | None = None) -> Iterator[MeasuredServer]:
-    """The shipped server, or that of another tree, and one of its models; `side` is what that sees, in pixels."""
+def gradless(flags: Sequence[object], model: str, seen: Seen, tree: Path | None = None) -> Iterator[MeasuredServer]:
+    """The shipped server, or that of another tree, and one of its models; `seen` is what that sees."""
     command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--drain-delay-seconds", "0"]
     command += [*map(str, flags), "--port"]
     environment = {"PYTHONPATH": str(tree)} if tree else {}
-    with _running("gradless", command, f"/models/{model}/predict", "raw", side, environment, tree) as server:
+    with _running("gradless", command, f"/models/{model}/predict", "raw", seen, environment, tree) as server:
         yield server
 
 
 @contextlib.contextmanager
-def peer(name: str, spec: WorkloadSpec, side: int) -> Iterator[MeasuredServer]:
+def peer(name: str, spec: WorkloadSpec, seen: Seen) -> Iterator[MeasuredServer]:
     """A peer doing the same job, in a virtual environment of its own.
 
     Raises:
@@ -156,7 +157,8 @@ def peer(name: str, spec: WorkloadSpec, side: int) -> Iterator[MeasuredServer]:
     folder = Path(__file__).parent / "peers"
     environment = spec.environment()
     if name == "naive":
-        command, path, encoding = [sys.executable, str(folder / "naive.py")], "/predict", "raw"
+        script = "naive.py" if seen.side else "naive_tensors.py"
+        command, path, encoding = [sys.executable, str(folder / script)], "/predict", "raw"
     elif name == "litserve":
         command, path, encoding = [venvs.python("litserve"), str(folder / "litserve_server.py")], "/predict", "json"
     else:
@@ -164,7 +166,7 @@ def peer(name: str, spec: WorkloadSpec, side: int) -> Iterator[MeasuredServer]:
         command += ["--timeout", "60000", "--port"]
         path, encoding = "/inference", "raw"
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    with _running(name, command, path, encoding, side, environment) as server:
+    with _running(name, command, path, encoding, seen, environment) as server:
         yield server
 
 
@@ -174,7 +176,7 @@ def _running(
     command: Sequence[str],
     path: str,
     encoding: str,
-    side: int,
+    seen: Seen,
     environment: dict[str, str],
     folder: Path | None = None,
 ) -> Iterator[MeasuredServer]:
@@ -194,7 +196,7 @@ def _running(
         )
     server = MeasuredServer(name, "127.0.0.1", port, path, encoding, process.pid)
     try:
-        _wait_for_answer(server, side, process, log)
+        _wait_for_answer(server, seen, process, log)
         server.started_in = time.perf_counter() - began
         yield server
     finally:
@@ -202,9 +204,9 @@ def _running(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _wait_for_answer(server: MeasuredServer, side: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until the first picture is answered."""
-    request = http_requests(server.traffic(side, 0))[0]
+def _wait_for_answer(server: MeasuredServer, seen: Seen, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the first request is answered."""
+    request = http_requests(server.traffic(seen, 0))[0]
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((server.host, server.port), timeout=60) as asking:

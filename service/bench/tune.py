@@ -18,8 +18,8 @@ from torch import Tensor
 from service.bench.machine import computes_bfloat16
 from service.engine.batcher import ladder
 from service.engine.cache_keys import tuning_key
-from service.engine.forwards import MEMORY_FORMATS
-from service.engine.measure import Stopwatch
+from service.engine.forwards import on_device
+from service.engine.measure import Stopwatch, layouts
 from service.engine.model import ServedModel
 from service.errors import ConfigurationError
 from service.host.allocator import keep_freed_memory
@@ -29,12 +29,11 @@ from service.loader.load import load
 from service.loader.repository import ModelFolder, choose_default, find_models, pick
 from service.loader.tuning import Timing, Tuned, Tuning
 from service.settings import Settings
-from service.tasks.inputs.picture import ImageDecoder
-from service.tasks.photographs import bench_pictures
+from service.tasks.adapters.flattening import scores_of
 
 #: The largest batch tried; a card's own cap is never exceeded.
 MOST = {"cpu": 64, "cuda": 256}
-#: A smaller batch is as good as the best if it reaches this share of its pictures/s: latency then decides.
+#: A smaller batch is as good as the best if it reaches this share of its examples/s: latency then decides.
 GOOD_ENOUGH = 0.97
 #: Time for each candidate, and its least number of forwards.
 SECONDS, FORWARDS = 0.3, 3
@@ -60,7 +59,7 @@ def _tune(settings: Settings, folder: ModelFolder, device: torch.device, target_
     key = tuning_key(loaded, device, threads)
     most = folder.card.batching.max_batch_size or MOST[device.type]
     trial = Tuned(Tuning("contiguous_format", threads, most), [], 0.0, "")
-    model = ServedModel(loaded, folder.card, device, trial)
+    model = ServedModel(loaded, device, trial)
     timings = list(_timings(model, threads, device))
     tuning = choose(timings, target_ms)
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -74,7 +73,7 @@ def _tune(settings: Settings, folder: ModelFolder, device: torch.device, target_
         print(msgspec.json.format(msgspec.json.encode({"model": folder.name} | msgspec.to_builtins(tuned))).decode())
     else:
         _show(folder.name, tuned, file)
-    if words := bfloat16(model, tuning, device, settings.max_pixels):
+    if words := bfloat16(model, tuning, device):
         Console(stderr=True).print(words, highlight=False)
 
 
@@ -83,8 +82,8 @@ def _timings(model: ServedModel, threads: int, device: torch.device) -> Iterator
     sizes = ladder(model.cap)
     stopwatch = Stopwatch(model)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(model.loaded.name, total=len(MEMORY_FORMATS) * len(counts) * len(sizes))
-        for name in MEMORY_FORMATS:
+        task = progress.add_task(model.loaded.name, total=len(layouts(model)) * len(counts) * len(sizes))
+        for name in layouts(model):
             for count in counts:
                 for size in sizes:
                     yield Timing(name, count, size, stopwatch.time(Tuning(name, count), size, SECONDS, FORWARDS))
@@ -92,10 +91,10 @@ def _timings(model: ServedModel, threads: int, device: torch.device) -> Iterator
 
 
 def choose(timings: list[Timing], target_ms: float) -> Tuning:
-    """The smallest batch that gives nearly the most pictures/s of all that meet the target, and how it gives them.
+    """The smallest batch that gives nearly the most examples/s of all that meet the target, and how it gives them.
 
     Raises:
-        ConfigurationError: not even one picture meets the target.
+        ConfigurationError: not even one example meets the target.
     """
     if target_ms and not (good := [timing for timing in timings if timing.seconds * 1000 <= target_ms]):
         fastest = min(timing.seconds for timing in timings) * 1000
@@ -110,7 +109,7 @@ def choose(timings: list[Timing], target_ms: float) -> Tuning:
 
 def _show(name: str, tuned: Tuned, file: Path) -> None:
     chosen = tuned.tuning
-    table = Table(title=f"{name}: pictures/s of the forward by batch size", title_justify="left")
+    table = Table(title=f"{name}: examples/s of the forward by batch size", title_justify="left")
     sizes = sorted({timing.batch_size for timing in tuned.timings})
     for column, heading in enumerate(["memory format", "threads", *map(str, sizes)]):
         table.add_column(heading, justify="right" if column else "left")
@@ -127,15 +126,15 @@ def _show(name: str, tuned: Tuned, file: Path) -> None:
     print(f"Written to {file}")
 
 
-def bfloat16(model: ServedModel, tuning: Tuning, device: torch.device, max_pixels: int) -> str:
+def bfloat16(model: ServedModel, tuning: Tuning, device: torch.device) -> str:
     """One line of what bfloat16 would win and change here; empty where the hardware does not compute in it."""
-    if not computes_bfloat16(device):
+    real = model.adapter.preparation.real_examples(tuning.cap) if computes_bfloat16(device) else None
+    if real is None or model.card.task != "classification":
         return ""
-    decoder = ImageDecoder(model.loaded.input, max_pixels)
-    pixels = torch.stack([decoder.decode(picture) for picture in bench_pictures(model.loaded.input.side)])[: tuning.cap]
+    pixels = real[0]
     model.apply(tuning)
     with torch.inference_mode():
-        images = model.normalised(pixels)
+        [images], _ = model.adapter.preparation.forward(*on_device(real, device))
         full, full_seconds = _outputs(model.module, images)
         half, half_seconds = _outputs(copy.deepcopy(model.module).to(torch.bfloat16), images.to(torch.bfloat16))
     same = int((full.argmax(1) == half.argmax(1)).sum())
@@ -151,7 +150,7 @@ def _outputs(module: torch.nn.Module, images: Tensor) -> tuple[Tensor, float]:
     seconds = []
     for _ in range(FORWARDS + 1):
         began = time.perf_counter()
-        scores = module(images)
+        scores = scores_of(module(images))
         if images.device.type == "cuda":
             torch.cuda.synchronize(images.device)
         seconds.append(time.perf_counter() - began)

@@ -14,7 +14,8 @@ import msgspec
 import torch
 
 from service.bench.bare import CANARY_SECONDS, ask, bare_loop
-from service.bench.choice import can_be_told_bfloat16, folder_of_one, side_of
+from service.bench.bodies import seen_by
+from service.bench.choice import can_be_told_bfloat16, folder_of_one
 from service.bench.floor import floor_seconds
 from service.bench.machine import computes_bfloat16, peak_flops
 from service.bench.measurement import Measurement, generate, measure, percentiles
@@ -61,6 +62,7 @@ class Bench:
         self._folder = folder
         self._say = say
         self._trivial = name == "trivial"
+        self._is_small = name in ("trivial", "linear")
         self._body_bytes = TRIVIAL_BYTES if self._trivial else 0
 
     def run(self, first: bool) -> Model:
@@ -68,14 +70,16 @@ class Bench:
         settings = self._plan.settings
         with contextlib.ExitStack() as running:
             models = running.enter_context(folder_of_one(self._name, self._folder))
-            self._side = side_of(models, self._name)
+            self._seen = seen_by(models, self._name)
             self._flags = ["--device", settings.device, "--threads", settings.threads]
             self._flags += ["--cache", settings.cache, "--optimize", settings.optimize, "--models"]
             self._say("starting")
             ours = self._start_ours(running, models)
             self._say("compiling")
             shown = settled(ours, self._name)
-            self._model = Model(self._name, shown["memory_format"], shown["threads"], self._body_bytes)
+            self._model = Model(
+                self._name, shown["memory_format"], shown["threads"], self._body_bytes, bodies=self._seen.words
+            )
             spec = workload_spec(settings, models, shown)
             ours.suspend()
             self._model.alone = alone(spec, shown)
@@ -96,18 +100,18 @@ class Bench:
     def _start_ours(self, running: contextlib.ExitStack, models: Path) -> MeasuredServer:
         if self._plan.url:
             return running_server(self._plan.url, self._name)
-        return running.enter_context(gradless([*self._flags, models], self._name, self._side))
+        return running.enter_context(gradless([*self._flags, models], self._name, self._seen))
 
     def _start_in_bfloat16(self, running: contextlib.ExitStack, spec: WorkloadSpec) -> list[MeasuredServer]:
         """Start a server of the model in bfloat16, if the hardware computes in it."""
         device = torch.device(spec.device)
-        wanted = not (self._plan.url or self._trivial) and computes_bfloat16(device)
+        wanted = self._seen.side and not (self._plan.url or self._trivial) and computes_bfloat16(device)
         if not wanted or not can_be_told_bfloat16(self._folder):
             return []
         self._say("compiling in bfloat16")
         models = running.enter_context(folder_of_one(self._name, self._folder, "bfloat16"))
         try:
-            server = running.enter_context(gradless([*self._flags, models], self._name, self._side))
+            server = running.enter_context(gradless([*self._flags, models], self._name, self._seen))
         except ConfigurationError:  # it does not compute in it, or fails the proof there
             return []
         server.name = "bfloat16"
@@ -117,14 +121,14 @@ class Bench:
 
     def _start_peer(self, running: contextlib.ExitStack, name: str, spec: WorkloadSpec) -> MeasuredServer:
         self._say(f"starting {name}")
-        server = running.enter_context(peer(name, spec, self._side))
+        server = running.enter_context(peer(name, spec, self._seen))
         server.suspend()
         return server
 
     def _rounds(
         self, ours: MeasuredServer, peers: list[MeasuredServer], bare: Any, sizes: list[int], forwards: list[str]
     ) -> None:
-        clients = (1, 32) if self._trivial else CLIENTS
+        clients = (1, 32) if self._is_small else CLIENTS
         asked = [(ours, n) for n in clients] + [(p, n) for p in peers for n in PEERS_CLIENTS if n in clients]
         runs: dict[tuple[str, int], list[Measurement]] = {}
         rates: dict[tuple[str, int], list[tuple[float, float]]] = {(f, size): [] for f in forwards for size in sizes}
@@ -159,7 +163,7 @@ class Bench:
         return runs
 
     def _closed(self, server: MeasuredServer, clients: int, seconds: float) -> Measurement:
-        traffic = server.traffic(self._side, seconds, clients=clients, body_bytes=self._body_bytes)
+        traffic = server.traffic(self._seen, seconds, clients=clients, body_bytes=self._body_bytes)
         with server.awake():
             return measure(server, traffic, self._name)
 
@@ -173,11 +177,11 @@ class Bench:
         seconds = max(6.0, 2 * self._plan.seconds)
         with ours.awake():
             self._say("capacity")
-            capacity = generate(ours.traffic(self._side, seconds, clients=32)).rate
+            capacity = generate(ours.traffic(self._seen, seconds, clients=32)).rate
             steps = []
             for share in SHARES:
                 self._say(f"open loop at {share:.0%} of {capacity:.0f}/s")
-                tally = generate(ours.traffic(self._side, seconds, rate=share * capacity))
+                tally = generate(ours.traffic(self._seen, seconds, rate=share * capacity))
                 steps.append(
                     Step(
                         offered=share * capacity,
@@ -197,7 +201,7 @@ class Bench:
         for turn in range(STARTS):
             self._say(f"start {turn + 1} of {STARTS}")
             told["floor"].append(floor_seconds(spec))
-            with gradless([*self._flags, spec.models], self._name, self._side) as server:
+            with gradless([*self._flags, spec.models], self._name, self._seen) as server:
                 told["gradless"].append(server.started_in)
         self._model.started_in = {name: statistics.median(seconds) for name, seconds in told.items()}
 

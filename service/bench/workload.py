@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from service.bench.bodies import seen_by
 from service.engine.model import ServedModel
 from service.loader.compilers import load_package
 from service.loader.load import load
@@ -19,12 +21,12 @@ from service.loader.repository import find_models
 from service.loader.resolved import resolved_input
 from service.loader.tuning import Tuned, Tuning
 from service.settings import Settings
-from service.tasks.adapters.heads import best_classes
-from service.tasks.inputs.picture import ImageDecoder
-from service.tasks.outputs.classes import Answer, prediction
+from service.signature import Signature
+from service.tasks.catalogue import INPUTS, TASKS, side
+from service.tasks.inputs.input import Input
+from service.tasks.outputs.answer import Output
 
 MAX_PIXELS = 50_000_000
-TOP_K = 5
 #: Tells a peer's workers their job: a `WorkloadSpec` as JSON.
 VARIABLE = "GRADLESS_BENCH_JOB"
 
@@ -68,17 +70,29 @@ def workload_spec(settings: Settings, models: Path, shown: dict[str, Any]) -> Wo
     return WorkloadSpec(str(models), shown["name"], shown["memory_format"], shown["threads"], largest, device, package)
 
 
-def decoder(spec: WorkloadSpec) -> Callable[[bytes], Tensor]:
-    """Return the decoder of picture files to `(C, H, W) uint8`, without loading the model."""
-    return ImageDecoder(resolved_input(find_models(Path(spec.models))[spec.name]), MAX_PIXELS).decode
+def decoder(spec: WorkloadSpec) -> Callable[[bytes], Sequence[npt.NDArray[Any]]]:
+    """Return what makes of a body the arrays of its one example, as the server does, without loading the model."""
+    folder = find_models(Path(spec.models))[spec.name]
+    kind = folder.card.input_kind
+    seen = seen_by(Path(spec.models), spec.name)
+    about = resolved_input(folder).model_dump() if kind == "picture" else {}
+    reader: Input = side(INPUTS[kind].input)(about, Signature(tuple(folder.card.input_specs)), MAX_PIXELS)
+
+    def decode(body: bytes) -> Sequence[npt.NDArray[Any]]:
+        given = reader.read(seen.content_type, body, 1)
+        if kind == "picture":
+            return reader.decode(given.items[0])
+        return [array[0] for array in given.items[0]]
+
+    return decode
 
 
 def flops(spec: WorkloadSpec) -> float:
     """Count the floating-point operations of one example's forward: torch counts products and convolutions."""
     folder = find_models(Path(spec.models))[spec.name]
-    model = ServedModel(load(folder), folder.card, torch.device("cpu"))
+    model = ServedModel(load(folder), torch.device("cpu"))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.run_batch(torch.zeros(1, *model.loaded.input.shape, dtype=torch.uint8))
+        model.run_batch(model.examples(1))
     return float(counter.get_total_flops())
 
 
@@ -89,9 +103,11 @@ class Workload:
         torch.set_num_threads(spec.threads)
         folder = find_models(Path(spec.models))[spec.name]
         tuned = Tuned(Tuning(spec.memory_format, spec.threads, spec.cap), [], 0.0, "")
-        self._model = ServedModel(load(folder), folder.card, torch.device(spec.device), tuned)
+        self._model = ServedModel(load(folder), torch.device(spec.device), tuned)
         self.sizes = self._model.sizes
-        self.side = self._model.loaded.input.side
+        self.seen = seen_by(Path(spec.models), spec.name)
+        self._output: Output = side(TASKS[folder.card.task].output)()
+        self._wishes = self._output.agreed(self._output.wishes((), "", self._model.signature), {})
         self.decode = decoder(spec)
         self._spec = spec
         self.run(f"eager, {spec.memory_format}")
@@ -106,13 +122,14 @@ class Workload:
         with torch.inference_mode():
             self._model.warm_up(self.sizes)
 
-    def answers(self, pictures: Sequence[Tensor]) -> list[bytes]:
-        """Return one JSON document for each picture of a batch, as the server writes them."""
+    def answers(self, examples: Sequence[Sequence[npt.NDArray[Any]]]) -> list[bytes]:
+        """Return one JSON document for each example of a batch, as the server writes them."""
+        arrays = tuple(torch.from_numpy(np.stack(column)) for column in zip(*examples, strict=True))
         with torch.inference_mode():
-            probabilities, ids = best_classes(
-                self._model.run_batch(torch.stack(list(pictures))), TOP_K, self._model.activation
-            )
-        loaded = self._model.loaded
-        rows = zip(ids.tolist(), probabilities.tolist(), strict=True)
-        found = [Answer(loaded.name, loaded.version, [prediction(*row, loaded.labels)]) for row in rows]
-        return [msgspec.json.encode(answer) for answer in found]
+            found, _ = self._model.results(self._model.run_batch(arrays))
+        results = [result.numpy() for result in found]
+        rows = range(len(examples))
+        return [
+            self._output.write([each[row : row + 1] for each in results], self._model.loaded, self._wishes).body
+            for row in rows
+        ]

@@ -165,7 +165,7 @@ def _check(folder: ModelFolder, loaded: LoadedModel, device: torch.device, threa
     checked = Checked(folder.name, loaded.version, loaded.seal, folder.card.model_dump(mode="json", exclude_none=True))
     with torch.inference_mode(False):  # a forward that leaves the mode leaves it up to here
         try:
-            served = ServedModel(loaded, folder.card, device)
+            served = ServedModel(loaded, device)
             Stopwatch(served).tune(None, threads)
             with torch.inference_mode():
                 checked.report = served.check(served.sizes)

@@ -1,42 +1,50 @@
-"""Classify files in this process: the same loader, the same decoder, the same `run_batch`, no server."""
+"""Answer files in this process: the same loader, the same reading of bodies, the same `run_batch`, no server."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from service.engine.measure import Stopwatch
 from service.engine.model import ServedModel
+from service.engine.replies import bytes_of
 from service.errors import ConfigurationError, Refusal
 from service.host.allocator import keep_freed_memory
 from service.host.cores import usable_cores
-from service.loader.load import load
+from service.loader.compiled import Arrays
+from service.loader.load import LoadedModel, load
 from service.loader.repository import choose_default, find_models
 from service.loader.tuning import Tuning
 from service.settings import Settings
-from service.tasks.adapters.heads import best_classes
-from service.tasks.inputs.picture import ImageDecoder
-from service.tasks.outputs.classes import Prediction, prediction
+from service.tasks.catalogue import INPUTS, TASKS, side
+from service.tasks.inputs.input import Input, stacked
+from service.tasks.outputs.results import results_of
+from service.wire.messages import Tensors
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp"}
+#: What a file holds, by its suffix, for each kind of input.
+SUFFIXES = {
+    "picture": dict.fromkeys((".jpg", ".jpeg", ".png", ".gif", ".webp"), "application/octet-stream"),
+    "tensors": {".json": "application/json", ".npy": "application/x-npy", ".npz": "application/x-npz"},
+}
 
 
 @dataclass
 class FilePrediction:
-    """One file: its prediction, or why there is none."""
+    """One example of a file: its entry in the server's `predictions`, or why there is none."""
 
     source: str
-    prediction: Prediction | None = None
+    prediction: dict[str, Any] | None = None
     error: str = ""
 
 
@@ -51,89 +59,133 @@ class FilePredictions:
         return sum(bool(file.error) for file in self.predictions)
 
 
+@dataclass
+class _File:
+    """One file with its examples, one array for each input of each; or why it cannot be used."""
+
+    source: str
+    examples: list[Any] = field(default_factory=list)
+    error: str = ""
+
+
 def predict_files(sources: list[str], model: str | None, top_k: int, settings: Settings) -> FilePredictions:
-    """Classify every picture named, in order; a folder gives its pictures by name.
+    """Answer every file named, in order; a folder gives its files by name.
 
     Raises:
         ConfigurationError: no such file or model, or a model that fails its self-check.
     """
     keep_freed_memory()
-    files = find_pictures(sources)
     folders = find_models(settings.models)
     folder = folders[choose_default(folders, model or settings.default_model)]
+    files = find_files(sources, SUFFIXES[folder.card.input_kind])
     device = torch.device(settings.first_device(torch.cuda.is_available()))
     loaded = load(folder)
-    served = ServedModel(loaded, folder.card, device)
+    served = ServedModel(loaded, device)
     threads = settings.threads or usable_cores()
     Stopwatch(served).tune(Tuning("channels_last", threads) if len(files) == 1 else None, threads)
-    decoder = ImageDecoder(loaded.input, settings.max_pixels)
+    make = side(INPUTS[folder.card.input_kind].input)
+    reader: Input = make(loaded.input_shown, loaded.signature, settings.max_pixels)
     with torch.inference_mode():
         report = served.check([1, served.cap] if len(files) > 1 else [1])
         if not report.passed:
             raise ConfigurationError.at(folder.path, "proof", report.refusal, "fix the model's code")
-        predictions = list(_predict_all(files, served, decoder, top_k))
+        predictions = list(_predict_all(files, served, reader, top_k, settings.max_instances))
     return FilePredictions(folder.name, loaded.version, predictions)
 
 
-def find_pictures(sources: list[str]) -> list[str]:
+def find_files(sources: list[str], suffixes: dict[str, str]) -> list[str]:
     """Return the files that the arguments mean.
 
     Raises:
-        ConfigurationError: one is not there, or a folder holds no picture; all such at once.
+        ConfigurationError: one is not there, or a folder holds none; all such at once.
     """
     files: list[str] = []
     problems = []
     for source in sources:
         path = Path(source)
-        inside = _pictures_in(path) if path.is_dir() else [path]
+        inside = _files_in(path, suffixes) if path.is_dir() else [path]
         if source != "-" and not path.exists():
-            problems.append(f"{source}: there is no such file; name a picture, a folder, or - for standard input")
+            problems.append(f"{source}: there is no such file; name a file, a folder, or - for standard input")
         if not inside:
-            problems.append(f"{source}: no picture in this folder; it needs files that end in {', '.join(SUFFIXES)}")
+            problems.append(f"{source}: no file for this model in the folder; names end in {', '.join(suffixes)}")
         files += map(str, inside)
     if problems:
         raise ConfigurationError(problems)
     return files
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    """Return the pictures below a folder, sorted, without hidden ones such as macOS's `._photo.jpg`."""
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+def _files_in(folder: Path, suffixes: dict[str, str]) -> list[Path]:
+    """Return the files below a folder, sorted, without hidden ones such as macOS's `._photo.jpg`."""
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in suffixes)
     return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(folder).parts))
 
 
-def _predict_all(files: list[str], served: ServedModel, decoder: ImageDecoder, top_k: int) -> Iterator[FilePrediction]:
+def _predict_all(
+    files: list[str], served: ServedModel, reader: Input, top_k: int, most: int
+) -> Iterator[FilePrediction]:
+    kinds = SUFFIXES[served.card.input_kind]
     with ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        decoded = pool.map(lambda source: _decode(decoder, source), files)
+        decoded = pool.map(lambda source: _read(reader, source, kinds, most), files)
         hidden = len(files) == 1 or not sys.stderr.isatty()
-        progress = track(decoded, "Predicting", len(files), console=Console(stderr=True), disable=hidden)
-        pairs = zip(files, progress, strict=True)
-        while batch := list(islice(pairs, served.cap)):
+        read = track(decoded, "Predicting", len(files), console=Console(stderr=True), disable=hidden)
+        while batch := list(islice(read, served.cap)):
             yield from _predict_batch(batch, served, top_k)
 
 
-def _decode(decoder: ImageDecoder, source: str) -> Tensor | str:
-    """Return the input tensor, or why there is none."""
+def _read(reader: Input, source: str, kinds: dict[str, str], most: int) -> _File:
+    """Read and decode one file."""
+    default = next(iter(kinds.values()))
     try:
-        return decoder.decode(sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes())
+        body = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        given = reader.read(kinds.get(Path(source).suffix.lower(), default), body, most)
+        here = reader.at_once(given, is_alone=True)
+        arrays = stacked([reader.decode(item) for item in given.items]) if here is None else here
+        return _File(source, list(zip(*arrays, strict=True)))
     except Refusal as refusal:
-        return refusal.detail
+        return _File(source, error=refusal.detail)
     except OSError as error:
-        return error.strerror or str(error)
+        return _File(source, error=error.strerror or str(error))
 
 
-def _predict_batch(batch: list[tuple[str, Tensor | str]], served: ServedModel, top_k: int) -> Iterator[FilePrediction]:
-    tensors = [tensor for _, tensor in batch if isinstance(tensor, Tensor)]
-    rows: Iterator[tuple[list[float], list[int]]] = iter(())
-    if tensors:
-        probabilities, ids = best_classes(served.run_batch(torch.stack(tensors)), top_k, served.activation)
-        rows = zip(probabilities.tolist(), ids.tolist(), strict=True)
-    for source, tensor in batch:
-        if isinstance(tensor, str):
-            yield FilePrediction(_shown(source), error=tensor)
-        else:
-            row, class_ids = next(rows)
-            yield FilePrediction(_shown(source), prediction(class_ids, row, served.loaded.labels))
+def _predict_batch(batch: list[_File], served: ServedModel, top_k: int) -> Iterator[FilePrediction]:
+    examples = [example for file in batch for example in file.examples]
+    entries: Iterator[dict[str, Any] | str] = iter(())
+    if examples:
+        entries = iter(_entries(served, [torch.from_numpy(array) for array in stacked(examples)], top_k))
+    for file in batch:
+        if file.error:
+            yield FilePrediction(_shown(file.source), error=file.error)
+        for number in range(len(file.examples)):
+            name = _shown(file.source) + (f"[{number}]" if len(file.examples) > 1 else "")
+            entry = next(entries)
+            yield FilePrediction(name, error=entry) if isinstance(entry, str) else FilePrediction(name, entry)
+
+
+def _entries(served: ServedModel, arrays: Sequence[torch.Tensor], top_k: int) -> list[dict[str, Any] | str]:
+    """Return the server's entry for each example, or why it has none, in batches that fit."""
+    loaded: LoadedModel = served.loaded
+    output = side(TASKS[served.card.task].output)()
+    wishes = output.wishes(
+        [("top_k", str(top_k))] if served.card.task == "classification" else [], "", loaded.signature
+    )
+    wishes = output.agreed(wishes, {})
+    entries: list[dict[str, Any] | str] = []
+    for start in range(0, len(arrays[0]), served.cap):
+        piece: Arrays = tuple(
+            array[start : start + served.cap].view(_dtype_of(spec.dtype, array))
+            for spec, array in zip(loaded.signature.inputs, arrays, strict=True)
+        )
+        results, faults = served.results(served.run_batch(piece))
+        data = Tensors.of(*map(bytes_of, results)).data
+        written = output.write(results_of(data, loaded.signature, len(piece[0])), loaded, wishes)
+        answered = msgspec.json.decode(written.body)["predictions"]
+        entries += [faults.get(place, entry) for place, entry in enumerate(answered)]
+    return entries
+
+
+def _dtype_of(name: str, array: torch.Tensor) -> torch.dtype:
+    """Return torch's dtype of an input; bfloat16 comes from numpy as 16 bits of integers."""
+    return torch.bfloat16 if name == "bfloat16" else array.dtype
 
 
 def _shown(source: str) -> str:

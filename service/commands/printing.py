@@ -6,8 +6,8 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -15,22 +15,40 @@ from service.commands import check
 from service.commands.predict import FilePredictions
 from service.loader.report import Finding
 from service.supervisor import summary
-from service.tasks.outputs.classes import Answer
+
+#: The most characters of an output in a table.
+_MOST_SHOWN = 60
 
 
 def print_table(outcome: FilePredictions) -> None:
     table = Table(title=f"{outcome.model} {outcome.version}", title_justify="left")
+    classes = _are_classes(outcome)
     table.add_column("file", overflow="fold")
-    table.add_column("class")
-    table.add_column("probability", justify="right")
+    table.add_column("class" if classes else "name")
+    table.add_column("probability" if classes else "value", justify="right")
     for file in outcome.predictions:
         if file.error:
             table.add_row(file.source, f"[red]{file.error}[/red]", "", end_section=True)
-        classes = file.prediction.classes if file.prediction else []
-        for rank, found in enumerate(classes):
-            last = rank == len(classes) - 1
-            table.add_row("" if rank else file.source, found.label, f"{found.probability:.1%}", end_section=last)
+        rows = list(_rows(file.prediction or {}))
+        for rank, row in enumerate(rows):
+            table.add_row("" if rank else file.source, *row, end_section=rank == len(rows) - 1)
     Console().print(table)
+
+
+def _are_classes(outcome: FilePredictions) -> bool:
+    """Return whether predictions are classes, which they are also where there is none."""
+    return not any({"values", "outputs"} & (file.prediction or {}).keys() for file in outcome.predictions)
+
+
+def _rows(prediction: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield names with what they stand for."""
+    for found in prediction.get("classes", ()):
+        yield found["label"], f"{found['probability']:.1%}"
+    for name, number in prediction.get("values", {}).items():
+        yield name, f"{number:.6g}"
+    for name, nested in prediction.get("outputs", {}).items():
+        text = json.dumps(nested)
+        yield name, text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"
 
 
 def print_check(outcome: check.CheckOutcome, verbose: bool) -> None:
@@ -114,21 +132,23 @@ def _print_controls(console: Console, outcome: check.CheckOutcome, verbose: bool
 
 
 def print_json(outcome: FilePredictions) -> None:
-    """Print JSON as the server answers, with each file's name beside its classes."""
-    answer = msgspec.to_builtins(Answer(outcome.model, outcome.version, []))
-    for file in outcome.predictions:
-        found = msgspec.to_builtins(file.prediction) if file.prediction else {"error": file.error}
-        answer["predictions"].append({"file": file.source} | found)
-    json.dump(answer, sys.stdout, indent=2)
+    """Print JSON as the server answers, with each file's name beside its prediction."""
+    answer = {"model": outcome.model, "version": outcome.version}
+    found = [{"file": each.source} | (each.prediction or {"error": each.error}) for each in outcome.predictions]
+    json.dump(answer | {"predictions": found}, sys.stdout, indent=2)
     print()
 
 
 def print_csv(outcome: FilePredictions) -> None:
-    """Print a line a class; a file that could not be read has one line, with its error."""
+    """Print a line a class, value or output; a file that could not be read has one line, with its error."""
     writer = csv.writer(sys.stdout)
-    writer.writerow(["file", "rank", "id", "label", "probability", "error"])
+    classes = _are_classes(outcome)
+    writer.writerow(["file", *(("rank", "id", "label", "probability") if classes else ("name", "value")), "error"])
     for file in outcome.predictions:
         if file.error:
-            writer.writerow([file.source, "", "", "", "", file.error])
-        for rank, found in enumerate(file.prediction.classes if file.prediction else [], 1):
-            writer.writerow([file.source, rank, found.id, found.label, f"{found.probability:.7g}", ""])
+            writer.writerow([file.source, *([""] * (4 if classes else 2)), file.error])
+        prediction = file.prediction or {}
+        for rank, found in enumerate(prediction.get("classes", ()), 1):
+            writer.writerow([file.source, rank, found["id"], found["label"], f"{found['probability']:.7g}", ""])
+        for name, value in [*prediction.get("values", {}).items(), *prediction.get("outputs", {}).items()]:
+            writer.writerow([file.source, name, json.dumps(value), ""])

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from service.compiler.compile import Judged, Place, compile_model
-from service.compiler.photographs import photographs
 from service.host.allocator import keep_freed_memory
 from service.host.cores import usable_cores
 from service.loader.repository import find_models, pick
@@ -40,7 +39,7 @@ def compile_models(names: list[str], settings: Settings, anew: bool, as_json: bo
         for name, folder in chosen.items():
             if sys.stderr.isatty():
                 print(f"compiling {name} …", file=sys.stderr)
-            found.append(compile_model(folder, place, {}, photographs, thorough=True, anew=anew))
+            found.append(compile_model(folder, place, {}, thorough=True, anew=anew))
             if not as_json:
                 _show(found[-1])
     if as_json:
@@ -57,7 +56,7 @@ def _show(judged: Judged) -> None:
     console = Console()
     if verdict.candidates:
         sizes = sorted(verdict.candidates[0].seconds)
-        table = Table(title=f"{judged.model}: pictures/s of the forward by batch size", title_justify="left")
+        table = Table(title=f"{judged.model}: examples/s of the forward by batch size", title_justify="left")
         table.add_column("candidate")
         for size in sizes:
             table.add_column(str(size), justify="right")

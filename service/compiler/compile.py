@@ -10,29 +10,27 @@ import datetime
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import torch
-from torch import Tensor
 
 from service.engine.cache_keys import package_key, tuning_key
-from service.engine.forwards import MEMORY_FORMATS
-from service.engine.measure import Stopwatch
-from service.engine.model import ServedModel
+from service.engine.forwards import on_device
+from service.engine.measure import Stopwatch, layouts
+from service.engine.model import ServedModel, apart
 from service.loader.artefact import Records
-from service.loader.compiled import CannotCompileError, Package, Target, bits, export
+from service.loader.comparison import distance
+from service.loader.compiled import Arrays, CannotCompileError, Package, Target, bits, export
 from service.loader.compilers import COMPILERS, Compiler
 from service.loader.load import load
 from service.loader.packages import Packages, ruled_out
-from service.loader.probes import probes
-from service.loader.proof import distance, tolerance_of
+from service.loader.proof import tolerance_of
 from service.loader.repository import ModelFolder
 from service.loader.tuning import Tuning
 from service.loader.verdict import Candidate, Verdict
-from service.tasks.adapters.heads import probabilities_of
 
 #: A package answers only if it takes at most this share of eager's time, over all batch sizes.
 WORTH_IT = 0.98
@@ -62,7 +60,6 @@ def compile_model(
     folder: ModelFolder,
     place: Place,
     tunings: Mapping[str, Tuning],
-    pictures: Callable[[ServedModel], Tensor],
     thorough: bool = False,
     anew: bool = False,
 ) -> Judged:
@@ -70,7 +67,6 @@ def compile_model(
 
     Args:
         tunings: by version, how its eager forward is known to be fastest.
-        pictures: real inputs of a model, `(N, C, H, W) uint8`, to hold a package against eager on.
         thorough: try everything that could win.
         anew: build although there is a verdict.
 
@@ -82,7 +78,7 @@ def compile_model(
     if never := ruled_out(folder.card):
         return Judged(folder.name, loaded.version, never)
     tuned = records.read_tuned(tuning_key(loaded, place.device, place.threads))
-    model = ServedModel(loaded, folder.card, place.device, tuned)
+    model = ServedModel(loaded, place.device, tuned)
     if why := packages.writable():
         return Judged(folder.name, loaded.version, Verdict("unsafe-cache", why))
     key = package_key(model, place.threads)
@@ -95,7 +91,7 @@ def compile_model(
         try:
             if not able:
                 raise CannotCompileError("no-compiler", "; ".join(missing))
-            verdict, winner = _judge(model, able, missing, pictures(model), Path(work))
+            verdict, winner = _judge(model, able, missing, Path(work))
         except CannotCompileError as error:
             verdict, winner = Verdict(error.state, str(error), model.tuning), None
         made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -140,7 +136,7 @@ def _build(model: ServedModel, able: list[Compiler], work: Path) -> tuple[list[B
         CannotCompileError: all refuse.
     """
     target = model.target()
-    program = export(model.entry(), target)
+    program = export(model.adapter, on_device(model.examples(min(2, model.cap)), model.device), target)
     built: list[Built] = []
     refused: list[CannotCompileError] = []
     for compiler in able:
@@ -157,25 +153,24 @@ def _build(model: ServedModel, able: list[Compiler], work: Path) -> tuple[list[B
     return built, [str(error) for error in refused]
 
 
-def _judge(
-    model: ServedModel, able: list[Compiler], missing: list[str], real: Tensor, work: Path
-) -> tuple[Verdict, Path | None]:
+def _judge(model: ServedModel, able: list[Compiler], missing: list[str], work: Path) -> tuple[Verdict, Path | None]:
     """Return the verdict, and the file of the package that answers if one does; `missing` says why some were not tried.
 
     Raises:
         CannotCompileError: there is no package, or its answers differ.
     """
     built, refused = _build(model, able, work)
-    made_up = probes(model.cap, model.loaded.input.shape)
+    made_up, real = model.examples(model.cap), model.adapter.preparation.real_examples(model.cap)
+    inputs = made_up if real is None else tuple(torch.cat(pair) for pair in zip(made_up, real, strict=True))
     eager = model.tuning
-    others = [name for name in MEMORY_FORMATS if name != eager.memory_format]
+    others = [name for name in layouts(model) if name != eager.memory_format]
     timings = {f"eager, {name}": Stopwatch(model).times(Tuning(name, eager.threads)) for name in others}
     model.apply(eager)
     with torch.inference_mode():
         agreements: dict[str, Agreement] = {}
         for one in built:
             try:
-                agreements[one.name] = agreement(model, one.package, torch.cat([made_up, real]))
+                agreements[one.name] = agreement(model, one.package, inputs)
             except Exception as error:  # of its forward
                 refused.append(str(CannotCompileError.because("failed", one.name, error)))
         agreeing = [name for name, found in agreements.items() if found.difference <= tolerance_of(model.module)]
@@ -195,7 +190,7 @@ def _judge(
         "; ".join([told, *refused, *missing]),
         eager,
         candidates=[Candidate(name, seconds) for name, seconds in timings.items()],
-        inputs=f"{len(made_up)} made-up pictures and {len(real)} photographs, at batch sizes {model.sizes}",
+        inputs=f"{_counted(made_up, real)}, at batch sizes {model.sizes}",
         difference=found.difference,
         probability_difference=found.probability_difference,
         equal_bits=found.equal_bits,
@@ -224,25 +219,41 @@ def _differs(name: str, found: Agreement, model: ServedModel) -> str:
     return f"{words}; {tolerance_of(model.module):.0e} is allowed"
 
 
-def agreement(model: ServedModel, package: Package, inputs: Tensor) -> Agreement:
+def _counted(made_up: Arrays, real: Arrays | None) -> str:
+    return f"{len(made_up[0])} made-up inputs and {len(real[0]) if real else 'no'} real ones"
+
+
+def agreement(model: ServedModel, package: Package, inputs: Arrays) -> Agreement:
     """Compare both on every input, in batches of each size; in inference mode."""
     difference = probability_difference = 0.0
     by_size = []
     for size in model.sizes:
-        batches = [inputs[start : start + size] for start in range(0, len(inputs) - len(inputs) % size, size)]
-        eager = torch.cat([model.run_batch(batch).float().cpu() for batch in batches])
+        count = len(inputs[0])
+        places = range(0, count - count % size, size)
+        batches = [tuple(array[start : start + size] for array in inputs) for start in places]
+        eager = _outputs(model, batches)
         with model.on_trial(package):
-            compiled = torch.cat([model.run_batch(batch).float().cpu() for batch in batches])
-        scale = float(eager.abs().max()) or 1.0
-        if not math.isfinite(scale):
+            compiled = _outputs(model, batches)
+        if not all(output.isfinite().all() for output in eager):
             raise CannotCompileError("differs", "the eager outputs are not all finite, so nothing can be held to them")
-        difference = max(difference, distance([eager], [compiled]) / scale)
-        both = [[probabilities_of(rows, model.activation)] for rows in (eager, compiled)]
-        probability_difference = max(probability_difference, distance(*both))
+        difference = max(difference, apart(eager, compiled))
+        both = [model.adapter.head.probabilities(outputs) for outputs in (eager, compiled)]
+        probabilities = [[rows] for rows in both if rows is not None] or [[], []]
+        probability_difference = max(probability_difference, distance(*probabilities))
         by_size.append(compiled)
-    fewest = min(map(len, by_size))
-    equal = all(torch.equal(rows[:fewest], by_size[0][:fewest]) for rows in by_size)
+    fewest = min(len(outputs[0]) for outputs in by_size)
+    equal = all(
+        torch.equal(output[:fewest], first[:fewest])
+        for outputs in by_size
+        for output, first in zip(outputs, by_size[0], strict=True)
+    )
     return Agreement(difference, probability_difference, equal)
+
+
+def _outputs(model: ServedModel, batches: list[Arrays]) -> Arrays:
+    """Return the outputs of all batches, on the CPU."""
+    found = [model.run_batch(batch) for batch in batches]
+    return tuple(torch.cat([output.cpu() for output in outputs]) for outputs in zip(*found, strict=True))
 
 
 def race(model: ServedModel, packages: Mapping[str, Package | None]) -> dict[str, dict[int, float]]:

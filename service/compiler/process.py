@@ -11,7 +11,6 @@ import structlog
 import torch
 
 from service.compiler.compile import Place, compile_model
-from service.compiler.photographs import photographs
 from service.errors import ConfigurationError
 from service.host.allocator import keep_freed_memory
 from service.wire.child import ControlConnection, begin_child, prefer_to_be_killed, run_loop, use_temporary
@@ -48,7 +47,7 @@ async def _compile_all(control: socket.socket, spec: CompilerSpec) -> None:
     loop = asyncio.get_running_loop()
     for folder in spec.folders:
         try:
-            judged = await loop.run_in_executor(None, compile_model, folder, place, spec.tunings, photographs)
+            judged = await loop.run_in_executor(None, compile_model, folder, place, spec.tunings)
         except Exception as error:  # a fault of this model alone; the others are still to be compiled
             told = isinstance(error, ConfigurationError)
             log.warning("not compiled", model=folder.name, why=str(error), exc_info=None if told else error)

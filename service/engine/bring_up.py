@@ -25,6 +25,7 @@ from service.engine.package import use_package
 from service.errors import ConfigurationError
 from service.loader.artefact import Record, Records
 from service.loader.load import load
+from service.loader.outputs import check_found
 from service.loader.packages import Packages, ruled_out
 from service.loader.report import WAIVABLE, Report
 from service.loader.repository import ModelFolder
@@ -122,10 +123,10 @@ class BringUp:
     def failed(self, state: ModelState, detail: str) -> ModelState:
         log.error("model failed", model=state.name, detail=detail)
         self._metrics.self_check_passed.labels(state.name).set(0)  # one that does not even load has not passed either
-        return ModelState(state.name, "failed", required=state.required, detail=detail)
+        return ModelState(state.name, "failed", required=state.required, detail=detail, task=state.task)
 
     def _bring_up(self, folder: ModelFolder, between: Between) -> Brought:
-        state = ModelState(folder.name, "ready", required=folder.card.required)
+        state = ModelState(folder.name, "ready", required=folder.card.required, task=folder.card.task)
         torch.set_num_threads(self.threads)
         try:
             with torch.inference_mode(False):
@@ -156,8 +157,9 @@ class BringUp:
 
     def _load(self, folder: ModelFolder) -> _Loaded:
         loaded = load(folder)
+        check_found(folder, loaded.version, loaded.signature.outputs, self._records)
         tuned = self._records.read_tuned(tuning_key(loaded, self.device, self.threads))
-        model = ServedModel(loaded, folder.card, self.device, tuned)
+        model = ServedModel(loaded, self.device, tuned)
         return _Loaded(model, self._read_verdict(folder, model))
 
     def _read_verdict(self, folder: ModelFolder, model: ServedModel) -> Verdict:
@@ -261,7 +263,7 @@ class BringUp:
             metrics.rule_waived.labels(loaded.name, rule).set(rule in report.waivers)
         for kind, size in loaded.memory.items():
             metrics.model_memory.labels(loaded.name, kind).set(size)
-        metrics.model_info.labels(loaded.name, loaded.version, "classification", str(self.device)).set(1)
+        metrics.model_info.labels(loaded.name, loaded.version, loaded.card.task, str(self.device)).set(1)
 
 
 def _state_of(loaded: _Loaded, base: ModelState, report: Report) -> ModelState:
@@ -271,8 +273,12 @@ def _state_of(loaded: _Loaded, base: ModelState, report: Report) -> ModelState:
         base,
         version=model.loaded.version,
         seal=model.loaded.seal,
-        input=model.loaded.input.model_dump(),
-        labels=model.loaded.labels,
+        task=model.card.task,
+        signature=model.signature,
+        input_kind=model.card.input_kind,
+        input=model.loaded.input_shown,
+        decoded_for=model.loaded.decoded_for,
+        answer=model.loaded.answer,
         batch_sizes=model.sizes,
         tuning=model.tuning,
         tuned=model.tuned,

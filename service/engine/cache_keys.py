@@ -14,12 +14,12 @@ from service.loader.load import LoadedModel
 
 def tuning_key(loaded: LoadedModel, device: torch.device, threads: int) -> str:
     """Key of what `gradless bench --tune` found for a model, whose cap is not known before."""
-    return artefact_key(loaded.version, "", loaded.input.shape, device, threads)
+    return artefact_key(loaded.version, "", loaded.adapter.shapes, device, threads)
 
 
 def package_key(model: ServedModel, threads: int) -> str:
     """Key of the verdict on a model's packages, and of the one that won."""
-    shape = (model.cap, *model.loaded.input.shape)
+    shape = (model.cap, *model.loaded.adapter.shapes)
     return artefact_key(model.loaded.version, model.card.dtype, shape, model.device, threads)
 
 

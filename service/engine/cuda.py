@@ -1,6 +1,6 @@
 """A forward on a GPU: begun without waiting for it, two batches at a time, all its kernels launched at once.
 
-Pixels come from pinned memory on a stream of their own, beside the kernels of the batch before; a batch's kernels are
+Arrays come from pinned memory on a stream of their own, beside the kernels of the batch before; a batch's kernels are
 queued before that one has ended. And a CUDA graph launches all kernels of a forward at once, where eager launches each
 from Python: of a small batch that takes several times longer than to compute it.
 
@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from service.engine.forwards import DeviceForward, Running
 from service.engine.staging import SLOTS
+from service.loader.compiled import Arrays
+from service.signature import TensorSpec
 
 #: Smallest batch that overlaps another one where graphs are replayed: a forward that waits for the GPU would hold up
 #: the answers of the batch before it. A GPU computes a small batch hardly faster than a large one, but waiting for
@@ -37,17 +38,17 @@ class Launched:
     """A batch whose kernels are queued.
 
     Attributes:
-        outputs: what the module gives, once the kernels are done.
+        outputs: those of the model, once the kernels are done.
         done: is recorded after the last kernel.
-        arrived, free: the memory that the pixels are in, and where it goes when the kernels are done.
+        arrived, free: the memory that the arrays are in, and where it goes when the kernels are done.
     """
 
-    outputs: Any
+    outputs: Arrays
     done: torch.cuda.Event
-    arrived: Tensor
-    free: list[Tensor]
+    arrived: Arrays
+    free: list[Arrays]
 
-    def wait(self) -> Any:
+    def wait(self) -> Arrays:
         try:
             self.done.synchronize()
         finally:
@@ -61,22 +62,26 @@ class CudaForward:
     Args:
         forward: computes what is on the GPU. It is left to itself with a batch larger than the cap.
         cap: the largest batch, in examples.
-        shape: channels, height and width of one example.
+        inputs: of one example.
 
     Attributes:
-        recorded: the batch sizes that are replayed.
+        buffers: the memory in which batches arrive.
     """
 
-    def __init__(self, forward: DeviceForward, cap: int, shape: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(self, forward: DeviceForward, cap: int, inputs: Sequence[TensorSpec], device: torch.device) -> None:
         self.threads = forward.threads
         self._forward = forward
         self._cap = cap
         self._copying, self._computing = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
         with torch.inference_mode(False):  # so that they can be written to in any mode
-            pixels = torch.zeros((1 + SLOTS, cap, *shape), dtype=torch.uint8, device=device)
-        self._seen, *self._free = pixels  # what graphs read, and where batches arrive
+            memory = [
+                torch.zeros((1 + SLOTS, cap, *spec.shape), dtype=getattr(torch, spec.dtype), device=device)
+                for spec in inputs
+            ]
+        self.buffers = memory
+        self._seen, *self._free = zip(*memory, strict=True)  # what graphs read, and where batches arrive
         self._pool: Any = None
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Arrays]] = {}
         torch.cuda.synchronize(device)  # its streams wait for no other one: what they read has to be there
 
     @property
@@ -87,15 +92,17 @@ class CudaForward:
     def overlaps_from(self) -> int:
         return OVERLAPS_FROM if self._graphs else 0
 
-    def begin(self, pixels: Tensor) -> Running:
+    def begin(self, arrays: Arrays) -> Running:
         """Copy a batch and queue its kernels."""
-        if len(pixels) > self._cap:
-            return self._forward.begin(pixels)
+        count = len(arrays[0])
+        if count > self._cap:
+            return self._forward.begin(arrays)
         arrived = self._free.pop()
         try:
             with torch.cuda.stream(self._copying):
-                here = arrived[: len(pixels)]
-                here.copy_(pixels, non_blocking=True)
+                here = _first(arrived, count)
+                for there, array in zip(here, arrays, strict=True):
+                    there.copy_(array, non_blocking=True)
             self._computing.wait_stream(self._copying)
             with torch.cuda.stream(self._computing):
                 outputs = self._launch(here)
@@ -105,13 +112,15 @@ class CudaForward:
             raise
         return Launched(outputs, done, arrived, self._free)
 
-    def _launch(self, pixels: Tensor) -> Any:
-        if len(pixels) not in self._graphs:
-            return self._forward.compute(pixels)
-        graph, outputs = self._graphs[len(pixels)]
-        self._seen[: len(pixels)].copy_(pixels)
+    def _launch(self, arrays: Arrays) -> Arrays:
+        count = len(arrays[0])
+        if count not in self._graphs:
+            return self._forward.compute(arrays)
+        graph, outputs = self._graphs[count]
+        for seen, array in zip(_first(self._seen, count), arrays, strict=True):
+            seen.copy_(array)
         graph.replay()
-        return outputs.clone()  # the next replay writes there too
+        return tuple([output.clone() for output in outputs])  # the next replay writes there too
 
     def record(self, sizes: Sequence[int]) -> None:
         """Replay batches of these sizes from now on; the largest first, in whose memory the others find room.
@@ -120,22 +129,24 @@ class CudaForward:
             Exception: the forward cannot be recorded: it waits for the GPU, or needs the CPU in between.
         """
         for size in sorted(sizes, reverse=True):
-            self._graphs[size] = self._record(self._seen[:size])
+            self._graphs[size] = self._record(_first(self._seen, size))
 
-    def _record(self, pixels: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _record(self, arrays: Arrays) -> tuple[torch.cuda.CUDAGraph, Arrays]:
         self._computing.synchronize()
         with torch.cuda.stream(self._computing), _waiting_is_an_error():
-            self._forward.compute(pixels)  # what is made on first use is made outside the graph
+            self._forward.compute(arrays)  # what is made on first use is made outside the graph
         graph = torch.cuda.CUDAGraph()
         with (
             torch.cuda.stream(torch.cuda.current_stream()),  # which a recording that fails would leave another one
             torch.cuda.graph(graph, pool=self._pool, stream=self._computing),
         ):
-            outputs = self._forward.compute(pixels)
-        if not isinstance(outputs, Tensor):
-            raise TypeError(f"the model returned {type(outputs).__name__}")
+            outputs = self._forward.compute(arrays)
         self._pool = graph.pool()
         return graph, outputs
+
+
+def _first(arrays: Arrays, count: int) -> Arrays:
+    return tuple([array[:count] for array in arrays])
 
 
 @contextlib.contextmanager

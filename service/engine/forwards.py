@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
 
-from service.errors import ModelOutputInvalid
-from service.loader.compiled import Package
+from service.loader.compiled import Arrays, Package
 
 #: By the names that tunings use.
 MEMORY_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -22,8 +20,8 @@ MEMORY_FORMATS = {"contiguous_format": torch.contiguous_format, "channels_last":
 class Running(Protocol):
     """A forward under way."""
 
-    def wait(self) -> Any:
-        """Wait for its end and return what the module gives. Called once."""
+    def wait(self) -> Arrays:
+        """Wait for its end and return the outputs of the model, `(N, ...)` each. Called once."""
 
 
 class Forward(Protocol):
@@ -37,61 +35,58 @@ class Forward(Protocol):
     def overlaps_from(self) -> int:
         """Smallest batch that may start while another one runs; 0 if batches never overlap."""
 
-    def begin(self, pixels: Tensor) -> Running:
+    def begin(self, arrays: Arrays) -> Running:
         """Start on a batch. A forward that does not overlap is computed while it is waited for.
 
         Args:
-            pixels: `(N, C, H, W) uint8` on the CPU, not to be changed until `wait` has returned.
+            arrays: for each input `(N, ...)` on the CPU, not to be changed until `wait` has returned.
         """
 
 
 class DeviceForward(Forward, Protocol):
     """A forward that can also be told to compute what is on the device already."""
 
-    def compute(self, pixels: Tensor) -> Any:
-        """Return what the module gives for `(N, C, H, W) uint8` on the device."""
+    def compute(self, arrays: Arrays) -> Arrays:
+        """Return the outputs for arrays on the device."""
 
 
 @dataclass(slots=True)
 class Deferred:
     """A forward that is computed when it is waited for."""
 
-    compute: Callable[[Tensor], Any]
-    pixels: Tensor
+    compute: Callable[[Arrays], Arrays]
+    arrays: Arrays
 
-    def wait(self) -> Any:
-        return self.compute(self.pixels)
+    def wait(self) -> Arrays:
+        return self.compute(self.arrays)
 
 
 @dataclass(slots=True)
 class Begun:
     """A package's forward that computes in threads of its own; `end` waits for it."""
 
-    end: Callable[[], Any]
+    end: Callable[[], Arrays]
 
-    def wait(self) -> Any:
+    def wait(self) -> Arrays:
         return self.end()
 
 
 @dataclass(slots=True)
 class RunningBatch:
-    """A forward under way whose outputs are held against what they must be: one row of scores for each example."""
+    """A forward under way whose outputs are held against what they were at the start."""
 
     running: Running
     examples: int
-    classes: int
+    check: Callable[[Arrays, int], None]
 
-    def wait(self) -> Tensor:
-        """Wait for its end and return the scores, `(examples, classes)`.
+    def wait(self) -> Arrays:
+        """Wait for its end and return the outputs.
 
         Raises:
-            ModelOutputInvalid: the module gave something else.
+            ModelOutputInvalid: the module gave something else than at the start.
         """
         outputs = self.running.wait()
-        if not isinstance(outputs, Tensor) or outputs.shape != (self.examples, self.classes):
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            wanted = (self.examples, self.classes)
-            raise ModelOutputInvalid(f"The model returned {got} for {self.examples} inputs; it must return {wanted}.")
+        self.check(outputs, self.examples)
         return outputs
 
 
@@ -99,24 +94,21 @@ class EagerForward:
     """Runs the module, one operator after the other.
 
     Args:
-        prepare: makes of pixels on the device what the module takes.
+        compute: the adapter's forward. Its own call would run a proof's hooks on it, which are for what it holds.
     """
 
     overlaps_from = 0
 
-    def __init__(
-        self, module: nn.Module, prepare: Callable[[Tensor], Tensor], device: torch.device, threads: int
-    ) -> None:
+    def __init__(self, compute: Callable[..., Arrays], device: torch.device, threads: int) -> None:
         self.threads = threads
-        self._module = module
-        self._prepare = prepare
+        self._compute = compute
         self._device = device
 
-    def compute(self, pixels: Tensor) -> Any:
-        return self._module(self._prepare(pixels))
+    def compute(self, arrays: Arrays) -> Arrays:
+        return self._compute(*arrays)
 
-    def begin(self, pixels: Tensor) -> Running:
-        return Deferred(self.compute, pixels.to(self._device))
+    def begin(self, arrays: Arrays) -> Running:
+        return Deferred(self.compute, on_device(arrays, self._device))
 
 
 class PackageForward:
@@ -133,10 +125,15 @@ class PackageForward:
         self._package = package
         self._device = device
 
-    def compute(self, pixels: Tensor) -> Any:
-        return self._package(pixels)
+    def compute(self, arrays: Arrays) -> Arrays:
+        return self._package(arrays)
 
-    def begin(self, pixels: Tensor) -> Running:
+    def begin(self, arrays: Arrays) -> Running:
         if self._package.begin:
-            return Begun(self._package.begin(pixels))
-        return Deferred(self._package, pixels.to(self._device))
+            return Begun(self._package.begin(arrays))
+        return Deferred(self._package, on_device(arrays, self._device))
+
+
+def on_device(arrays: Arrays, device: torch.device) -> Arrays:
+    """Return the arrays on a device."""
+    return arrays if device.type == "cpu" else tuple([array.to(device) for array in arrays])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +24,29 @@ class CaughtError(Exception):
 
 
 class Guard:
-    """Watches over one model. Made after its proof, when it is as it will stay."""
+    """Watches over one model. Made after its proof, when it is as it will stay.
 
-    def __init__(self, model: str) -> None:
+    Args:
+        inputs: the memory in which batches come. A model may return what it was given, which is an ordinary tensor.
+    """
+
+    def __init__(self, model: str, inputs: Sequence[Tensor]) -> None:
         self._model = model
-        self._storages: set[int] = set()
+        self._storages = {tensor.untyped_storage().data_ptr() for tensor in inputs}
 
-    def look(self, outputs: Tensor) -> None:
+    def look(self, outputs: Sequence[Tensor]) -> None:
         """Look at what a batch gave and left behind; takes about 6 µs for 122 tensors.
 
         Raises:
             CaughtError: the outputs are part of a graph, inference mode is off, or somebody wrote to the weights.
         """
-        if outputs.grad_fn is not None or outputs.requires_grad:
-            raise CaughtError(self._model, ExitCode.VIOLATION, "the outputs are part of a gradient graph")
         if not torch.is_inference_mode_enabled():
             raise CaughtError(self._model, ExitCode.VIOLATION, "forward left inference mode off")
-        if not outputs.is_inference() and outputs.untyped_storage().data_ptr() not in self._storages:
-            raise CaughtError(self._model, ExitCode.VIOLATION, "the outputs were not made under inference_mode")
+        for output in outputs:
+            if output.grad_fn is not None or output.requires_grad:
+                raise CaughtError(self._model, ExitCode.VIOLATION, "the outputs are part of a gradient graph")
+            if not output.is_inference() and output.untyped_storage().data_ptr() not in self._storages:
+                raise CaughtError(self._model, ExitCode.VIOLATION, "the outputs were not made under inference_mode")
 
     def verify_once(self) -> Generator[None, None, None]:
         """One pass over all that the model is, in steps.
@@ -59,16 +64,16 @@ class WeightsGuard(Guard):
         seal: SHA-256 over the weights, as they were loaded.
     """
 
-    def __init__(self, model: str, module: nn.Module, seal: str) -> None:
-        super().__init__(model)
+    def __init__(self, model: str, inputs: Sequence[Tensor], module: nn.Module, seal: str) -> None:
+        super().__init__(model, inputs)
         self._module = module
         self._seal = seal
         # Those made in inference mode keep no count; the seal has them.
         self._counted = [tensor for _, tensor in tensors(module) if not tensor.is_inference()]
-        self._storages = {tensor.untyped_storage().data_ptr() for tensor in self._counted}
+        self._storages |= {tensor.untyped_storage().data_ptr() for tensor in self._counted}
         self._writes = self._count_writes()
 
-    def look(self, outputs: Tensor) -> None:
+    def look(self, outputs: Sequence[Tensor]) -> None:
         super().look(outputs)
         if self._count_writes() != self._writes:
             raise CaughtError(self._model, ExitCode.SEAL_BROKEN, "a parameter or buffer was written to in place")
@@ -90,8 +95,8 @@ class PackageGuard(Guard):
         probe: gives the bits of that answer.
     """
 
-    def __init__(self, model: str, probe: Callable[[], str]) -> None:
-        super().__init__(model)
+    def __init__(self, model: str, inputs: Sequence[Tensor], probe: Callable[[], str]) -> None:
+        super().__init__(model, inputs)
         self._probe = probe
         self._expected = probe()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.engine.batcher import Request
+from service.errors import Unprocessable
+from service.signature import TensorSpec, blocks
 from service.wire.messages import Failure, Infer, Result
 
 #: A request and its answer.
@@ -22,15 +24,32 @@ class Asker(Protocol):
 
 @dataclass(slots=True)
 class Job:
-    """One request's frame, its asker, and its answer as it grows."""
+    """One request's frame, its asker, and its answer as it grows.
+
+    Attributes:
+        blocks: the bytes of each input, of all examples.
+        rows: by output, the bytes of the examples that are done, in order.
+    """
 
     frame: Infer
     asker: Asker
-    probabilities: list[bytes] = field(default_factory=list)
-    ids: list[bytes] = field(default_factory=list)
+    blocks: tuple[memoryview, ...]
+    rows: list[list[bytes]] = field(default_factory=list)
     done: int = 0
     queue_seconds: float = 0.0
     forward_seconds: float = 0.0
+
+
+def job_of(frame: Infer, asker: Asker, inputs: Sequence[TensorSpec]) -> Job:
+    """Return the job of a request for a model of these inputs.
+
+    Raises:
+        Unprocessable: its bytes are more or fewer than those of its examples.
+    """
+    data, places = frame.tensors.data, list(blocks(inputs, frame.count))
+    if len(data) != places[-1][1]:
+        raise Unprocessable(f"{len(data)} bytes for {frame.count} examples of {places[-1][1]} bytes.")
+    return Job(frame, asker, tuple([data[start:end] for start, end in places]))
 
 
 def deliver(deliveries: Iterable[Delivery]) -> None:

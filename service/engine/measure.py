@@ -7,16 +7,21 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from service.engine.cuda import CannotRecordError
 from service.engine.forwards import MEMORY_FORMATS
 from service.engine.model import ServedModel, nothing
+from service.loader.compiled import Arrays
 from service.loader.tuning import Tuning
 
 #: A forward at the cap that one thread does in this time, or in this share of the time of several, keeps to one thread.
 #: On a busy machine a tiny forward in two threads can take 50 ms: what is measured there must not be wrong for good.
 SHORT_SECONDS, MUCH_SHORTER = 0.004, 0.5
+
+
+def layouts(model: ServedModel) -> list[str]:
+    """Return the memory formats that make a difference to a model, by their names."""
+    return list(MEMORY_FORMATS) if model.adapter.preparation.has_layouts else ["contiguous_format"]
 
 
 class Stopwatch:
@@ -35,14 +40,14 @@ class Stopwatch:
 
         `known` is what an earlier measurement found. Nothing has a fixed winner: channels_last triples
         EfficientNet-Lite0 on AVX-512 and slows other models down. And a second thread halves a long forward, but a
-        tiny one mostly waits for it to be scheduled: a model of one layer served 430 pictures/s with two threads on
+        tiny one mostly waits for it to be scheduled: a model of one layer served 430 examples/s with two threads on
         two busy cores, 1,830 with one.
         """
         tuned = self._model.tuned
         self._model.apply(tuned.tuning if tuned else known or self._fastest(threads))
 
     def _fastest(self, threads: int) -> Tuning:
-        seconds = {tuning: self.time(tuning) for tuning in (Tuning(name, threads) for name in MEMORY_FORMATS)}
+        seconds = {tuning: self.time(tuning) for tuning in (Tuning(name, threads) for name in layouts(self._model))}
         fastest = min(seconds, key=lambda tuning: seconds[tuning])
         alone = Tuning(fastest.memory_format, 1)
         if self._model.device.type == "cpu":
@@ -73,20 +78,20 @@ class Stopwatch:
         """Time the model as it runs now, in this thread's mode; on a GPU as it will run, recorded if it can be."""
         with contextlib.suppress(CannotRecordError):
             self._model.record_cuda_graphs([size])
-        pixels = self._model.staging.as_it_is(size)
+        arrays = self._model.staging.as_it_is(size)
         self._between()
-        self._model.run_batch(pixels)
+        self._model.run_batch(arrays)
         end = time.perf_counter() + seconds
-        times = [self._timed(pixels) for _ in range(forwards)]
+        times = [self._timed(arrays) for _ in range(forwards)]
         while time.perf_counter() < end:
-            times.append(self._timed(pixels))
+            times.append(self._timed(arrays))
         return min(times)
 
-    def _timed(self, pixels: Tensor) -> float:
+    def _timed(self, arrays: Arrays) -> float:
         """Seconds a batch, with another one under way where that may be: as when many wait."""
         self._between()
-        count = 2 if 0 < self._model.forward.overlaps_from <= len(pixels) else 1
+        count = 2 if 0 < self._model.forward.overlaps_from <= len(arrays[0]) else 1
         began = time.perf_counter()
-        for batch in [self._model.begin_batch(pixels) for _ in range(count)]:
+        for batch in [self._model.begin_batch(arrays) for _ in range(count)]:
             batch.wait()
         return (time.perf_counter() - began) / count

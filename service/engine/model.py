@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 import torch
@@ -21,17 +20,16 @@ from service.engine.forwards import (
     RunningBatch,
 )
 from service.engine.guard import Guard, PackageGuard, WeightsGuard
-from service.engine.staging import Staging
+from service.engine.staging import Staging, cap_of
 from service.loader.card import Card
-from service.loader.compiled import Entry, Package, Target, bits
+from service.loader.comparison import Comparison, distance
+from service.loader.compiled import Arrays, Package, Target, bits
 from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
-from service.loader.probes import probes
-from service.loader.proof import distance, prove, tolerance_of
-from service.loader.report import Precision, Report
+from service.loader.output_findings import judge_constant, judge_outputs
+from service.loader.proof import prove, tolerance_of
+from service.loader.report import Finding, Precision, Report
 from service.loader.tuning import Tuned, Tuning
-from service.tasks.adapters.heads import probabilities_of
-from service.tasks.adapters.picture import mean_and_std, normalise
 
 #: Cap of a batch until somebody measures: beyond it a CPU's cache is the limit, a GPU's return diminishes.
 DEFAULT_CAP = {"cpu": 8, "cuda": 32}
@@ -48,11 +46,11 @@ class ServedModel:
         tuned: what `gradless bench --tune` found for it here. The card's cap is never exceeded.
 
     Attributes:
+        adapter: its module, with what stands before and behind it.
         cap: the largest batch, in examples.
         sizes: the ladder of batch sizes up to the cap.
         staging: where its batches are put together.
         tuning: memory format and threads, whichever measured fastest.
-        activation: what makes probabilities of its outputs.
         package: the package that answers; None while the module does.
         forward: what computes its batches.
     """
@@ -60,59 +58,62 @@ class ServedModel:
     package: PackageForward | None
     forward: Forward
 
-    def __init__(self, loaded: LoadedModel, card: Card, device: torch.device, tuned: Tuned | None = None) -> None:
+    def __init__(self, loaded: LoadedModel, device: torch.device, tuned: Tuned | None = None) -> None:
         self.loaded = loaded
-        self.card = card
+        self.card = loaded.card
         self.device = device
         self.tuned = tuned
-        self.cap = _cap(card, device, tuned)
+        self.signature = loaded.signature
+        largest = max(self.signature.example_bytes, sum(spec.nbytes for spec in loaded.adapter.raw))
+        self.cap = min(_cap(loaded.card, device, tuned), cap_of(largest))
         self.sizes = ladder(self.cap)
         self.tuning = Tuning("contiguous_format", torch.get_num_threads())
-        self.activation = card.activation
-        self.module = loaded.module.to(device)
-        self._dtype = getattr(torch, card.dtype)
-        self._mean, self._std = mean_and_std(loaded.input, device)
-        self.staging = Staging(self.sizes, loaded.input.shape, pinned=device.type == "cuda")
-        self._probe = probes(1, loaded.input.shape)
+        self.adapter = loaded.adapter.to(device)
+        self.module = loaded.module
+        self.staging = Staging(self.sizes, self.signature.inputs, pinned=device.type == "cuda")
+        self.staging.fill(self.examples(self.cap))
+        self._probe = self.examples(1)
         self.run_eager()
 
-    def run_batch(self, pixels: Tensor) -> Tensor:
-        """Normalise and forward a whole batch on the device.
+    def examples(self, count: int) -> Arrays:
+        """Return made-up inputs on the CPU; no two alike where their dtypes allow it."""
+        return self.adapter.preparation.examples(count)
+
+    def run_batch(self, arrays: Arrays) -> Arrays:
+        """Run a whole batch on the device.
 
         Args:
-            pixels: `(N, C, H, W) uint8`; N is on the ladder.
+            arrays: for each input `(N, *shape)` on the CPU; N is on the ladder.
 
         Returns:
-            Logits `(N, classes)` on the device.
+            The outputs of the model, `(N, *shape)` each, on the device.
 
         Raises:
-            ModelOutputInvalid: the model did not give one row of class scores for each input.
+            ModelOutputInvalid: they are not what they were at the start.
         """
-        return self.begin_batch(pixels).wait()
+        return self.begin_batch(arrays).wait()
 
-    def begin_batch(self, pixels: Tensor) -> RunningBatch:
+    def begin_batch(self, arrays: Arrays) -> RunningBatch:
         """Do the first half of `run_batch`; to wait for what is returned is the second."""
         forward = self.forward
         if torch.get_num_threads() != forward.threads:
             torch.set_num_threads(forward.threads)
-        return RunningBatch(forward.begin(pixels), len(pixels), self.loaded.classes)
+        return RunningBatch(forward.begin(arrays), len(arrays[0]), self.adapter.check)
 
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """Return what the module takes for pixels on the device, in the memory format that was chosen."""
-        return normalise(pixels, self._mean, self._std, self._dtype, MEMORY_FORMATS[self.tuning.memory_format])
-
-    def entry(self) -> Entry:
-        """Return what a compiler makes a package of: all that `run_batch` does on the device."""
-        return Entry(self.module, self._mean, self._std, self._dtype, MEMORY_FORMATS[self.tuning.memory_format])
+    def results(self, outputs: Arrays) -> tuple[Arrays, Mapping[int, str]]:
+        """Return what leaves the engine, on the CPU, and by its position which example may not leave, and why."""
+        results = self.adapter.head.reduce(outputs)
+        return results, self.adapter.head.faults(results)
 
     def target(self) -> Target:
         """Return what a package of it is made for: batches up to the cap, as it runs now."""
-        return Target(self.device, self.tuning.threads, self._dtype, self.cap, self.loaded.input.shape)
+        dtype = self.adapter.preparation.dtype
+        return Target(self.device, self.tuning.threads, dtype, self.cap, self.signature.inputs, self.adapter.raw)
 
     def run_eager(self) -> None:
         """Answer with the module from now on."""
         self.package = None
-        self._answer_with(EagerForward(self.module, self.normalised, self.device, self.tuning.threads))
+        self._answer_with(EagerForward(self.adapter.forward, self.device, self.tuning.threads))
 
     def run_package(self, package: Package, sha256: str = "") -> None:
         """Answer with a package from now on.
@@ -127,7 +128,7 @@ class ServedModel:
         self._launched = forward
         self._gpu: CudaForward | None = None
         if self.device.type == "cuda":
-            self._gpu = CudaForward(forward, self.cap, self.loaded.input.shape, self.device)
+            self._gpu = CudaForward(forward, self.cap, self.signature.inputs, self.device)
         self.forward = self._gpu or forward
 
     @contextlib.contextmanager
@@ -157,15 +158,16 @@ class ServedModel:
         missing = [size for size in sizes if size not in self.cuda_graphs]
         if not self._gpu or not missing:
             return
-        examples = probes(max(missing), self.loaded.input.shape)
+        examples = self.examples(max(missing))
+        batches = [tuple(array[:size] for array in examples) for size in missing]
         try:
-            launched = [self.run_batch(examples[:size]) for size in missing]
+            launched = [self.run_batch(batch) for batch in batches]
             self._gpu.record(missing)
-            replayed = [self.run_batch(examples[:size]) for size in missing]
+            replayed = [self.run_batch(batch) for batch in batches]
         except Exception as error:
             self.forget_cuda_graphs()
             raise CannotRecordError(f"{type(error).__name__}: {error}") from error
-        found = apart(launched, replayed)
+        found = max(map(apart, launched, replayed))
         if found > tolerance_of(self.module):
             self.forget_cuda_graphs()
             raise CannotRecordError(f"replayed, outputs differ by {found:.1e} of the largest")
@@ -176,6 +178,7 @@ class ServedModel:
         Called outside inference mode, so that the weights stay normal tensors.
         """
         self.tuning = tuning
+        self.adapter.preparation.memory_format = MEMORY_FORMATS[tuning.memory_format]
         self.module.to(memory_format=MEMORY_FORMATS[tuning.memory_format])
         self.run_eager()  # anew: a CUDA graph knows the weights by their addresses
 
@@ -185,7 +188,7 @@ class ServedModel:
             for _ in range(2):
                 self.run_batch(self.staging.as_it_is(size))
 
-    def probe(self) -> Tensor:
+    def probe(self) -> Arrays:
         """Outputs for a fixed input."""
         return self.run_batch(self._probe)
 
@@ -199,45 +202,50 @@ class ServedModel:
             Refusal: `run_batch` refused an example.
         """
         freeze(self.module)  # so that what an earlier forward undid is found, and told, as forward's doing
-        examples = probes(2 * max(sizes), self.loaded.input.shape)
-        waive, allow_constant = self.card.proof.waive, self.card.allow_constant
-        report = prove(
-            self.run_batch,
-            self.module,
-            examples,
-            sizes,
-            waive,
-            self.activation,
-            allow_constant,
-            between,
-            self.loaded.end,
-        )
+        examples = self.examples(2 * max(sizes))
+        waive = self.card.proof.waive
+        report = prove(self.run_batch, self.module, examples, sizes, waive, between, self._odd)
         findings = [*report.findings, *self.loaded.findings]
         return msgspec.structs.replace(report, precision=self._precision(), findings=findings)
+
+    def _odd(self, comparison: Comparison) -> list[Finding]:
+        allowed = self.card.allow_constant
+        if self.adapter.head.probabilities(self.probe()) is None:
+            return judge_constant(comparison, allowed)
+        rows, contrast, tolerance = comparison.rows, comparison.contrast, comparison.tolerance
+        return judge_outputs(rows, contrast, tolerance, self.card.activation, allowed, self.loaded.end)
 
     def _precision(self) -> Precision | None:
         """Compare the answers with those in float32; None for a model that computes in it."""
         expected = self.loaded.in_float32
         if expected is None:
             return None
-        pictures = probes(len(expected), self.loaded.input.shape)
-        outputs = torch.cat([self.run_batch(picture.unsqueeze(0)).float().cpu() for picture in pictures])
-        found = probabilities_of(outputs, self.activation)
+        examples = self.examples(len(expected))
+        rows = []
+        for place in range(len(expected)):
+            outputs = self.run_batch(tuple(array[place : place + 1] for array in examples))
+            rows.append(self.adapter.head.probabilities(outputs))
+        found = torch.cat([row.cpu() for row in rows if row is not None])
         same = int((found.argmax(1) == expected.argmax(1)).sum())
         return Precision(self.card.dtype, len(expected), float((found - expected).abs().max()), same)
 
     def guard(self) -> Guard:
         """Make the guard that watches over the model. With a package, the module has done its part and is let go."""
+        memory = [*self.staging.buffers, *(self._gpu.buffers if self._gpu else ())]
         if not self.package:
-            return WeightsGuard(self.loaded.name, self.module, self.loaded.seal)
-        self.loaded = dataclasses.replace(self.loaded, module=nn.Module())
-        self.module = self.loaded.module
-        return PackageGuard(self.loaded.name, lambda: bits(self.probe()))
+            return WeightsGuard(self.loaded.name, memory, self.adapter.sealed, self.loaded.seal)
+        self.adapter.module = self.module = nn.Module()
+        return PackageGuard(self.loaded.name, memory, lambda: bits(self.probe()))
 
 
 def apart(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """The largest difference, as a share of the first one's largest output."""
-    return distance(expected, found) / (float(expected[0].abs().max()) or 1.0)
+    """The largest difference, as a share of the same output's largest value; integers are equal or are 1 apart."""
+    return max(_apart(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    scale = float(one.abs().max()) if one.numel() and one.is_floating_point() else 0.0
+    return distance([one], [other]) / (scale or 1.0)
 
 
 def _cap(card: Card, device: torch.device, tuned: Tuned | None) -> int:

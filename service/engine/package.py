@@ -28,7 +28,7 @@ def use_package(model: ServedModel, packages: Packages, key: str, verdict: Verdi
         compiled = model.probe()
         if bits(compiled) != verdict.probe:
             raise RefusedPackageError(f"{file} answers a fixed input with other bits than when it was made")
-        found = apart([eager], [compiled])
+        found = apart(eager, compiled)
         if found > tolerance_of(model.module):  # the module may have changed in what it imports, which no key covers
             words = f"differs from what eager answers now by {found:.1e} of the largest output"
             raise RefusedPackageError(f"{file} {words}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import math
 import socket
 import time
 
@@ -16,12 +15,12 @@ from service.engine.answers import Answers
 from service.engine.batcher import Request
 from service.engine.device_memory import SECONDS as DEVICE_MEMORY_SECONDS
 from service.engine.device_memory import sample_device_memory
-from service.engine.job import Job, deliver
+from service.engine.job import deliver, job_of
 from service.engine.worker import Worker
 from service.errors import NotReady, Unprocessable
 from service.host.allocator import keep_freed_memory
 from service.metrics import Metrics
-from service.tasks.inputs.spec import InputSpec
+from service.signature import TensorSpec
 from service.wire.aboard import Aboard
 from service.wire.child import ControlConnection, begin_child, prefer_to_be_killed, run_loop, use_temporary
 from service.wire.framing import FrameProtocol
@@ -84,7 +83,7 @@ class EngineProcess:
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self.connections: set[FrontEndConnection] = set()
-        self._example_bytes: dict[str, int] = {}
+        self._inputs: dict[str, tuple[TensorSpec, ...]] = {}
         self._drained = asyncio.Event()
         self._draining = False
         self._aboard = Aboard(spec.aboard)
@@ -116,7 +115,7 @@ class EngineProcess:
         """Take requests for the models that are ready, and tell the supervisor, which tells front ends."""
         for model in models:
             if model.state == "ready":
-                self._example_bytes[model.name] = math.prod(InputSpec(**model.input).shape)
+                self._inputs[model.name] = model.signature.inputs
         ready = Ready(self._spec.device, models)
         if ready.complete:
             gc.collect()
@@ -135,16 +134,14 @@ class EngineProcess:
     def accept(self, frame: Infer, connection: FrontEndConnection) -> None:
         """Queue a request, or say at once why not."""
         connection.waiting.add(frame.id)
-        size = self._example_bytes.get(frame.model)
-        if size is None:
-            detail = f"{frame.model} is not ready in this engine."
-            connection.answer(Failure(frame.id, NotReady.name, detail))
-        elif len(frame.pixels) != size * frame.count:
-            detail = f"{len(frame.pixels)} bytes for {frame.count} examples of {size} bytes."
-            connection.answer(Failure(frame.id, Unprocessable.name, detail))
+        try:
+            job = job_of(frame, connection, self._inputs[frame.model])
+        except KeyError:
+            connection.answer(Failure(frame.id, NotReady.name, f"{frame.model} is not ready in this engine."))
+        except Unprocessable as refusal:
+            connection.answer(Failure(frame.id, refusal.name, refusal.detail))
         else:
-            request = Request(frame.id, frame.model, frame.count, frame.deadline, alone=frame.alone)
-            request.payload = Job(frame, connection)
+            request = Request(frame.id, frame.model, frame.count, frame.deadline, alone=frame.alone, payload=job)
             self.worker.inbox.submit(request)
 
     def lost(self, connection: FrontEndConnection) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from service.engine.batcher import Part
 from service.engine.job import Delivery, Job
 from service.engine.pace import Pace
 from service.errors import ModelOutputInvalid
-from service.wire.messages import Failure, Result
+from service.wire.messages import Failure, Result, Tensors
 
-Rows = np.ndarray[Any, Any]
 
-#: A probability that a model computes itself may be a rounding error above 1.
-MOST_PROBABLE = 1.001
+def bytes_of(result: Tensor) -> memoryview:
+    """Return the bytes of a contiguous tensor on the CPU, where they are; numpy does not have all of torch's dtypes."""
+    return result.reshape(-1).view(torch.uint8).numpy().data
 
 
 class Replies:
@@ -33,12 +32,18 @@ class Replies:
         self._cancel = cancel
 
     def add(
-        self, parts: Sequence[Part], probabilities: Rows, ids: Rows, began: float, seconds: float
+        self,
+        parts: Sequence[Part],
+        results: Sequence[Tensor],
+        faults: Mapping[int, str],
+        began: float,
+        seconds: float,
     ) -> list[Delivery]:
         """Add a batch's rows to the answers of its requests.
 
         Args:
-            probabilities, ids: `(N, k)`, the best classes of each example, in order.
+            results: `(N, ...)` each, contiguous, on the CPU.
+            faults: by row, why an example has no answer.
             began: when it was the batch's turn (CLOCK_MONOTONIC seconds).
             seconds: how long its forward took.
 
@@ -46,33 +51,29 @@ class Replies:
             The answers that this completes.
         """
         complete: list[Delivery] = []
-        row = 0
+        blocks = [(bytes_of(result), result.nbytes // len(result)) for result in results]
+        start = 0
         for part in parts:
-            rows = slice(row, row + part.stop - part.start)
-            row = rows.stop
+            stop = start + part.stop - part.start
             job: Job = part.request.payload
             job.queue_seconds = began - part.request.added
             job.forward_seconds += seconds
-            complete += self._add_part(part, job, probabilities[rows], ids[rows])
+            if faults and (fault := next((faults[row] for row in range(start, stop) if row in faults), "")):
+                complete += self.fail([part], ModelOutputInvalid.name, fault)
+            else:
+                job.rows.append([bytes(block[start * size : stop * size]) for block, size in blocks])
+                job.done += stop - start
+                if job.done == part.request.count:
+                    complete.append((part.request, self._result(job)))
+            start = stop
         return complete
 
-    def _add_part(self, part: Part, job: Job, probabilities: Rows, ids: Rows) -> list[Delivery]:
-        for best in probabilities[:, 0].tolist():
-            if not 0 <= best <= MOST_PROBABLE:
-                return self.fail([part], ModelOutputInvalid.name, _no_probability(best))
-        k = min(job.frame.top_k, probabilities.shape[1])
-        job.probabilities.append(probabilities[:, :k].tobytes())
-        job.ids.append(ids[:, :k].tobytes())
-        job.done += part.stop - part.start
-        return [] if job.done < part.request.count else [(part.request, self._result(job, k))]
-
-    def _result(self, job: Job, k: int) -> Result:
+    def _result(self, job: Job) -> Result:
         """The answer to a request behind which nothing waits."""
+        rows = job.rows[0] if len(job.rows) == 1 else [b"".join(pieces) for pieces in zip(*job.rows, strict=True)]
         return Result(
             id=job.frame.id,
-            k=k,
-            probabilities=b"".join(job.probabilities),
-            ids=b"".join(job.ids),
+            tensors=Tensors.of(*rows),
             queue_seconds=job.queue_seconds,
             forward_seconds=job.forward_seconds,
             backlog_seconds=0.0,
@@ -84,10 +85,3 @@ class Replies:
         for part in parts:
             self._cancel(part.request.id)
         return [(part.request, Failure(part.request.id, error, detail)) for part in parts]
-
-
-def _no_probability(value: float) -> str:
-    """Describe a row's highest probability. One NaN, or under softmax an infinite score, makes it NaN."""
-    if math.isnan(value):
-        return "The model returned NaN for this input."
-    return f"The model returned {value:.3g} for this input where its card promises a probability, from 0 to 1."

@@ -10,7 +10,6 @@ from typing import NoReturn
 import structlog
 import torch
 from prometheus_client import Histogram
-from torch import Tensor
 
 from service.engine.batcher import Batch, Part, halves, split
 from service.engine.caps import Caps
@@ -23,9 +22,8 @@ from service.engine.pace import Pace
 from service.engine.replies import Replies
 from service.errors import ModelFailed, Refusal
 from service.metrics import BatchMetrics, Metrics
-from service.tasks.adapters.heads import best_classes
 from service.wire.aboard import Aboard
-from service.wire.messages import Infer, Result
+from service.wire.messages import Result
 from service.wire.specs import ExitCode
 
 log = structlog.get_logger()
@@ -51,7 +49,7 @@ class Flight:
     Attributes:
         slot: of the staging buffer that its examples are in.
         began, collated: when they began to be put there, and when they were there.
-        running: gives the logits.
+        running: gives the outputs.
     """
 
     batch: Batch
@@ -159,9 +157,9 @@ class Runner:
         running: Running
         began = collated = time.monotonic()
         try:
-            pixels = model.staging.collate(map(part_pixels, batch.parts), slot)
+            arrays = model.staging.collate(map(part_blocks, batch.parts), slot)
             collated = time.monotonic()
-            running = model.begin_batch(pixels)
+            running = model.begin_batch(arrays)
         except BaseException as error:
             running = NeverBegun(error)
         return Flight(batch, slot, began, collated, running)
@@ -173,14 +171,10 @@ class Runner:
             return self._end(flight)
         except CaughtError:
             raise
-        except Refusal as refusal:
-            return self._replies.fail(parts, refusal.name, refusal.detail)
         except BaseException as error:  # a model may even call sys.exit
             self._understand(name, size, error)
             if size == 1:
-                return self._replies.fail(
-                    parts, ModelFailed.name, f"The model's forward raised {type(error).__name__}."
-                )
+                return self._replies.fail(parts, *_failure(error))
         answers: list[Delivery] = []
         for half in split(parts, halves(size, self._served[name].model.sizes)):
             self._limit(name)
@@ -200,13 +194,12 @@ class Runner:
     def _end(self, flight: Flight) -> list[Delivery]:
         name, parts, size = flight.batch.model, flight.batch.parts, flight.batch.size
         served = self._served[name]
-        logits: Tensor = flight.running.wait()
+        outputs = flight.running.wait()
         forwarded = time.monotonic()
         # Its turn came when the batch before it had ended.
         began, collated = max(flight.began, self._ended), max(flight.collated, self._ended)
-        served.guard.look(logits)
-        top_k = max(part.request.payload.frame.top_k for part in parts)
-        probabilities, ids = (rows.numpy() for rows in best_classes(logits, top_k, served.model.activation))
+        served.guard.look(outputs)
+        results, faults = served.model.results(outputs)
         finished = self._ended = time.monotonic()
         self._pace.record(name, size, finished - began)
         self._observed += [
@@ -215,14 +208,23 @@ class Runner:
             (served.counted.postprocess, finished - forwarded),
             (served.counted.size, size),
         ]
-        answers = self._replies.add(parts, probabilities, ids, began, finished - collated)
+        answers = self._replies.add(parts, results, faults, began, finished - collated)
         queue = served.counted.queue
         self._observed += [(queue, frame.queue_seconds) for _, frame in answers if isinstance(frame, Result)]
         return answers
 
 
-def part_pixels(part: Part) -> memoryview:
-    """The bytes of a part's examples, without a copy."""
-    frame: Infer = part.request.payload.frame
-    size = len(frame.pixels) // frame.count
-    return frame.pixels[part.start * size : part.stop * size]
+def part_blocks(part: Part) -> tuple[memoryview, ...]:
+    """The bytes of each input of a part's examples, without a copy."""
+    blocks: tuple[memoryview, ...] = part.request.payload.blocks
+    count = part.request.count
+    if part.stop - part.start == count:
+        return blocks
+    return tuple([block[len(block) // count * part.start : len(block) // count * part.stop] for block in blocks])
+
+
+def _failure(error: BaseException) -> tuple[str, str]:
+    """Return the name and the words of the refusal of an example whose forward raised an error."""
+    if isinstance(error, Refusal):
+        return error.name, error.detail
+    return ModelFailed.name, f"The model's forward raised {type(error).__name__}."

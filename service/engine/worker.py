@@ -114,4 +114,4 @@ class Worker(threading.Thread):
 
 
 def _loading(folder: ModelFolder) -> ModelState:
-    return ModelState(folder.name, "loading", required=folder.card.required)
+    return ModelState(folder.name, "loading", required=folder.card.required, task=folder.card.task)

@@ -15,6 +15,7 @@ from service.errors import Refusal, TooManyConnections
 from service.frontend.applications import FrontEnd
 from service.frontend.engines.client import EngineClient
 from service.frontend.engines.known import Known
+from service.frontend.engines.places import places_of
 from service.frontend.http_connection import Limits
 from service.frontend.limits import allowed_connections
 from service.frontend.server import Server
@@ -59,7 +60,7 @@ class FrontEndProcess:
         self._tasks: set[asyncio.Task[None]] = set()
         self._metrics = Metrics(f"frontend-{spec.number}", spec.metrics)
         self._known = Known.before_any_engine(spec)
-        self._client = EngineClient(spec.start, self._known, self._settings.max_queued_examples, self._metrics)
+        self._client = EngineClient(spec.start, self._known, places_of(self._settings), self._metrics)
         self._front_end = FrontEnd(spec, self._metrics, self._client, self)
 
     async def serve(self, control: socket.socket, listeners: Sequence[socket.socket]) -> None:

@@ -61,12 +61,13 @@ class FrontEnd:
         """Return one application for everything or, `apart`, one for clients and one for operations."""
         clients = self._app()
         clients.include_router(public(self._client, self._is_draining))
-        documentation.document_predict(clients, with_keys=self._keys is not None)
+        predictor = self._predictor()
+        documentation.document_predict(clients, self._keys is not None, predictor.documented)
         operators = self._app() if apart else clients
         operators.include_router(self._operations())
         if apart:
             operators.include_router(public(self._client, self._is_draining))
-        first = self._with_cors(PredictFirst(clients, self._predictor(), self._settings.root_path))
+        first = self._with_cors(PredictFirst(clients, predictor, self._settings.root_path))
         apps: list[ASGIApp] = [first, operators] if apart else [first]
         return [Envelope(app, self._is_draining, self._settings.access_log) for app in apps]
 
@@ -104,7 +105,13 @@ class FrontEnd:
             allow_origins=self._settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+            expose_headers=[
+                "X-Request-Id",
+                "Server-Timing",
+                "Retry-After",
+                "X-Gradless-Model",
+                "X-Gradless-Version",
+            ],
         )
 
     def _is_draining(self) -> bool:

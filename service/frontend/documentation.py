@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgspec
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
 
-from service.frontend.inputs import Instances
-from service.frontend.options import DEFAULT_TOP_K, MAX_TOP_K
+from service.tasks.inputs.picture_bodies import BODIES, TOP_K, Instances
 from service.tasks.outputs.classes import Answer, Class, Prediction
 
 DESCRIPTION = """\
@@ -17,10 +19,6 @@ Serves frozen PyTorch models, and proves at start-up that serving builds no grad
 
     curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' localhost:8000/predict
 """
-
-_PIXELS = {"instances": [[[[250, 200, 0], [250, 200, 0]], [[20, 90, 20], [20, 90, 20]]]]}
-#: A complete 1 x 1 PNG.
-_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 
 _ANSWER = msgspec.to_builtins(Answer("efficientnet_lite0", "0123456789ab", [Prediction([Class(985, "daisy", 0.9737)])]))
 _PROBLEM = {
@@ -49,37 +47,31 @@ _REFUSALS = {
 KEY = HTTPBearer(scheme_name="key", description="One of the server's keys.", auto_error=False)
 
 
+class Documented(NamedTuple):
+    """What a request for one model and its answer look like, by media type."""
+
+    task: str
+    bodies: dict[str, Any]
+    answers: dict[str, Any]
+    has_top_k: bool
+
+
+class Served(NamedTuple):
+    """The models that answer now, by name."""
+
+    default_model: str
+    models: dict[str, Documented]
+
+
 def _parameter(name: str, place: str, words: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": place, "required": False, "description": words, "schema": schema}
 
 
-_BINARY = {"type": "string", "format": "binary"}
-_TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
-_FILES = {
-    "type": "object",
-    "properties": {"file": {"type": "array", "items": _BINARY}, "top_k": _TOP_K},
-    "required": ["file"],
-}
-#: What the JSON of a request and of an answer is, generated from the types that are read and written.
-(_INSTANCES_SCHEMA, _ANSWER_SCHEMA), SCHEMAS = msgspec.json.schema_components(
+#: The JSON of a request for a picture classifier and of its answer, generated from the types that are read and written.
+(_, _ANSWER_SCHEMA), SCHEMAS = msgspec.json.schema_components(
     [Instances, Answer], ref_template="#/components/schemas/{name}"
 )
-_BODY = {
-    "required": True,
-    "description": "One picture as raw bytes, several as files, or JSON.",
-    "content": {
-        "image/*": {"schema": _BINARY},
-        "application/octet-stream": {"schema": _BINARY},
-        "multipart/form-data": {"schema": _FILES},
-        "application/json": {
-            "schema": _INSTANCES_SCHEMA,
-            "examples": {
-                "pixels": {"summary": "numbers (H, W, 3), RGB, 0 to 255", "value": _PIXELS},
-                "base64": {"summary": "a picture file in base64", "value": {"instances": [{"b64": _PNG}]}},
-            },
-        },
-    },
-}
+_BODY = {"required": True, "description": "One picture as raw bytes, several as files, or JSON.", "content": BODIES}
 
 
 def _problem(words: str) -> dict[str, Any]:
@@ -100,7 +92,7 @@ PREDICT: dict[str, Any] = {
     },
     "openapi_extra": {
         "parameters": [
-            _parameter("top_k", "query", "How many classes.", _TOP_K),
+            _parameter("top_k", "query", "How many classes.", TOP_K),
             _parameter("X-Timeout-Ms", "header", "Deadline in milliseconds.", {"type": "integer", "minimum": 1}),
             _parameter("X-Request-Id", "header", "Comes back in the answer and the log.", {"type": "string"}),
         ],
@@ -120,8 +112,12 @@ RELOAD: dict[str, Any] = {
 }
 
 
-def document_predict(app: FastAPI, with_keys: bool) -> None:
-    """Put the two paths into the schema; PredictFirst answers them before a request comes here."""
+def document_predict(app: FastAPI, with_keys: bool, served: Callable[[], Served]) -> None:
+    """Put the two paths into the schema, and each model's own; PredictFirst answers them before a request comes here.
+
+    Args:
+        served: gives the models that are ready, as they are now.
+    """
 
     async def predict() -> None:
         raise NotImplementedError
@@ -132,16 +128,34 @@ def document_predict(app: FastAPI, with_keys: bool) -> None:
     key = [Security(KEY)] if with_keys else []
     app.post("/predict", dependencies=key, **PREDICT)(predict)
     app.post("/models/{model}/predict", dependencies=key, **PREDICT)(predict_with)
-    _add_schemas(app)
-
-
-def _add_schemas(app: FastAPI) -> None:
-    """Put what the two paths refer to into the schema; FastAPI knows components of pydantic's types alone."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = made()
+        """Add what FastAPI does not know: components of types that are not pydantic's, and the models."""
+        schema = copy.deepcopy(made())
         schema.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
+        _document_models(schema["paths"], served())
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document_models(paths: dict[str, Any], served: Served) -> None:
+    template = paths["/models/{model}/predict"]["post"]
+    for name, documented in served.models.items():
+        operation = _of_one(template, name, documented)
+        paths[f"/models/{name}/predict"] = {"post": operation}
+        if name == served.default_model:
+            paths["/predict"]["post"] |= {key: operation[key] for key in ("requestBody", "responses", "parameters")}
+
+
+def _of_one(template: dict[str, Any], name: str, documented: Documented) -> dict[str, Any]:
+    """Return the operation of one model."""
+    operation = copy.deepcopy(template)
+    operation["operationId"] = re.sub(r"\W", "_", f"predict_{name}")
+    operation["summary"] = f"Predictions of {name}, {documented.task}"
+    operation["requestBody"] = {"required": True, "content": documented.bodies}
+    operation["responses"]["200"] = {"description": "One prediction an example.", "content": documented.answers}
+    wanted = [each for each in operation["parameters"] if each["in"] != "path"]
+    operation["parameters"] = [each for each in wanted if each["name"] != "top_k" or documented.has_top_k]
+    return operation

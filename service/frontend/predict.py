@@ -3,67 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import msgspec
-import torch
 from starlette.requests import Request
 from starlette.responses import Response
-from torch import Tensor
 
-from service.errors import ClientLeft, Draining, Malformed, ModelNotFound, NotReady, Refusal
+from service.errors import ClientLeft, Draining, Malformed, ModelNotFound, NotReady, Refusal, TooLarge
 from service.frontend.accounts import Accounts, Ended
 from service.frontend.codings import decode_body
-from service.frontend.engines.client import Client, InputChangedError, Pixels
-from service.frontend.inputs import Picture, read_pictures
+from service.frontend.documentation import Documented, Served
+from service.frontend.engines.client import Client, InputChangedError
 from service.frontend.keys import Keys
-from service.frontend.limits import by_deadline, read_body, whole_number
-from service.frontend.options import agreed_top_k, check_headers, top_k_of_query
+from service.frontend.limits import by_deadline, headers_of, read_body
 from service.settings import Settings
-from service.tasks.inputs.picture import MODERATE, QUICK, ImageDecoder
-from service.tasks.inputs.spec import InputSpec
-from service.tasks.outputs.classes import Answer, predictions
+from service.tasks.catalogue import INPUTS, TASKS, side
+from service.tasks.inputs.input import Arrays, Given, Input, stacked
+from service.tasks.outputs.answer import JSON, Output, Written
+from service.tasks.outputs.options import check_headers
+from service.tasks.outputs.results import Results
+from service.validation import whole_number
+from service.wire.framing import MOST_TENSOR_BYTES
 from service.wire.messages import ModelState, Result
 
 #: The number of times that a request is decoded at most, whatever reloads do meanwhile.
 MOST_INPUT_CHANGES = 8
 
 
-_encoder = msgspec.json.Encoder()
+#: Bodies that are one file, which is handed on as it is.
+_WHOLE_FILES = ("image/", "application/octet-stream")
+#: A smaller body is read, and a smaller answer written, in less time than a thread is woken in (bytes).
+LARGE_BYTES = 65_536
 
 
 class Answered(Response):
     """A 200 whose headers are known: 0.6 µs to make, against 3.0 µs with starlette's own constructor.
 
     Args:
-        body: JSON.
         timing: the `Server-Timing`.
     """
 
-    def __init__(self, body: bytes, timing: str) -> None:
+    def __init__(self, written: Written, timing: str, by: ModelState) -> None:
         self.status_code = 200
         self.background = None
-        self.body = body
+        self.body = written.body
         self.raw_headers = [
-            (b"content-length", b"%d" % len(body)),
-            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(written.body)),
+            (b"content-type", written.media_type),
             (b"server-timing", timing.encode()),
         ]
+        if written.media_type is not JSON:  # which says it in the body
+            self.raw_headers += [
+                (b"x-gradless-model", by.name.encode()),
+                (b"x-gradless-version", by.version.encode()),
+            ]
 
 
-class Ask(NamedTuple):
-    """A request's wishes, its body aside. `deadline` is CLOCK_MONOTONIC seconds."""
+class Sides(NamedTuple):
+    """The sides of a model that a front end has: what reads bodies for it, its results, and what writes answers."""
 
-    model: str
-    top_k: int
-    deadline: float
+    input: Input
+    results: Results
+    output: Output
 
 
 class Inferred(NamedTuple):
-    """A result, the model that gave it, and the seconds that its pictures took to decode."""
+    """A result, the model that gave it, and the seconds that its inputs took to decode."""
 
     result: Result
     served: ModelState
@@ -86,7 +94,7 @@ class Predictor:
         self._settings = settings
         self._accounts = accounts
         self._keys = keys
-        self._decoders: dict[str, tuple[dict[str, Any], ImageDecoder]] = {}
+        self._sides: dict[str, tuple[tuple[str, str, str], Sides]] = {}
         for name in client.known.models:
             accounts.open(name)
 
@@ -118,41 +126,61 @@ class Predictor:
             self._accounts.ended(Ended(label, status, refused, time.monotonic() - received))
 
     async def _answer(self, request: Request, name: str, received: float) -> Response:
+        headers = headers_of(request)
         if self._keys:
-            self._keys.check(request.headers)
-        self._model(name)
-        deadline = received + self._timeout(request.headers)
+            self._keys.check(headers)
+        state = self._model(name)
+        deadline = received + self._timeout(headers)
         check_headers(request.scope["headers"])
-        top_k = top_k_of_query(request)
+        sides = self._sides_of(state)
+        query = request.query_params.multi_items() if request.scope["query_string"] else ()
+        accept = headers.get("accept", "")
+        wishes = sides.output.wishes(query, accept, state.signature)
         body = await read_body(request, self._settings, deadline)
-        if "content-encoding" in request.headers:
+        if "content-encoding" in headers:
             body = await decode_body(request.headers, body, self._settings.max_body_bytes, deadline)
-        pictures = await read_pictures(request.headers, body, self._settings.max_instances, deadline)
-        ask = Ask(name, agreed_top_k(top_k, pictures.top_k), deadline)
-        count = len(pictures.given)
-        with self._client.admit(name, count, deadline):
-            result, served, decode_seconds = await self._infer(ask, pictures.given)
-        found = predictions(count, result.k, result.ids, result.probabilities, served.labels)
-        body = _encoder.encode(Answer(served.name, served.version, found))
-        return Answered(body, _server_timing(result, decode_seconds, time.monotonic() - received))
+        content_type = headers.get("content-type", "")
+        given = await self._read(sides.input, content_type, body, deadline)
+        wishes = sides.output.agreed(wishes, given.options)
+        _check_size(sides, given.count)
+        with self._client.admit(name, given.count, given.count * sides.input.example_bytes, deadline):
+            result, served, decode_seconds = await self._infer(state, given, (content_type, body), deadline)
+        answering = self._sides_of(served)
+        if served.task != state.task:  # a reload has come in between, and each task has wishes of its own
+            wishes = answering.output.agreed(answering.output.wishes(query, accept, served.signature), given.options)
+        write = functools.partial(_write, answering, result.tensors.data, served, given.count, wishes)
+        # Millions of numbers would stall the event loop.
+        written = write() if result.tensors.nbytes < LARGE_BYTES else await asyncio.to_thread(write)
+        return Answered(written, _server_timing(result, decode_seconds, time.monotonic() - received), served)
 
-    async def _infer(self, ask: Ask, pictures: list[Picture]) -> Inferred:
-        """Decode and ask an engine; decode again if a reload changes the input meanwhile. Each time is accounted for.
+    async def _read(self, reader: Input, content_type: str, body: bytes, deadline: float) -> Given:
+        """Read a body; in a thread if it is large, since copying it, or its numbers, would stall the event loop."""
+        most = self._settings.max_instances
+        if len(body) < LARGE_BYTES or content_type.startswith(_WHOLE_FILES):
+            return reader.read(content_type, body, most)
+        reading = asyncio.to_thread(reader.read, content_type, body, most)
+        return await by_deadline(deadline, "while its body was being read", reading)
+
+    async def _infer(self, state: ModelState, given: Given, came: tuple[str, bytes], deadline: float) -> Inferred:
+        """Decode and ask an engine; again if a reload changes the input meanwhile. Each time is accounted for.
+
+        Args:
+            came: the Content-Type and the body that `given` was read from.
 
         Raises:
             NotReady: reloads changed it again and again.
         """
         for _ in range(MOST_INPUT_CHANGES):
             began = time.monotonic()
-            state = self._model(ask.model)
-            pixels = await self._decode(state, pictures, ask.deadline)
+            arrays = await self._decode(self._sides_of(state).input, given, deadline)
             decode_seconds = time.monotonic() - began
-            self._accounts.decoded(ask.model, decode_seconds)
+            self._accounts.decoded(state.name, decode_seconds)
             try:
-                return Inferred(*await self._client.infer(state, pixels, ask.top_k, ask.deadline), decode_seconds)
+                return Inferred(*await self._client.infer(state, given.count, arrays, deadline), decode_seconds)
             except InputChangedError:
-                continue
-        raise NotReady(f"The input of {ask.model} changed {MOST_INPUT_CHANGES} times while this request was decoded.")
+                state = self._model(state.name)
+                given = await self._read(self._sides_of(state).input, *came, deadline)
+        raise NotReady(f"The input of {state.name} changed {MOST_INPUT_CHANGES} times while this request was decoded.")
 
     def _model(self, name: str) -> ModelState:
         """The model as it is served now.
@@ -180,44 +208,55 @@ class Predictor:
             raise Malformed(f"X-Timeout-Ms is {stated[:40]!r}; it must be a whole number of milliseconds, at least 1.")
         return milliseconds / 1000
 
-    async def _decode(self, state: ModelState, pictures: list[Picture], deadline: float) -> Pixels:
-        """Return `(N, C, H, W) uint8`: a small picture is decoded here, others in the pool. The first bad one is named.
+    async def _decode(self, reader: Input, given: Given, deadline: float) -> Arrays:
+        """Return `(count, *shape)` for each input: at once, or from the pool; the first bad item is named.
 
         Raises:
             DeadlineExceeded: they were not decoded by then. A thread that is decoding one goes on to its end, which is
                 bounded by what the decoder lets in.
         """
-        decoder = self._decoder(state)
-        first = pictures[0]
-        if len(pictures) == 1 and isinstance(first, bytes):
-            effort = MODERATE if self._client.places.taken <= 1 else QUICK
-            if (here := decoder.decode_within(effort, first)) is not None:
-                return cast(Pixels, here.numpy()[None])
+        if (here := reader.at_once(given, self._client.places.taken <= 1)) is not None:
+            return here
         doing = "while its pictures were being decoded"
-        return await by_deadline(deadline, doing, self._decode_in_pool(decoder, pictures))
+        return await by_deadline(deadline, doing, self._decode_in_pool(reader, given))
 
-    async def _decode_in_pool(self, decoder: ImageDecoder, pictures: list[Picture]) -> Pixels:
+    async def _decode_in_pool(self, reader: Input, given: Given) -> Arrays:
         loop = asyncio.get_running_loop()
-        decoding = [loop.run_in_executor(self._pool, _decode_one, decoder, picture) for picture in pictures]
-        tensors: list[Tensor] = []
+        decoding = [loop.run_in_executor(self._pool, reader.decode, item) for item in given.items]
+        examples: list[Any] = []
         try:
             for future in decoding:
-                tensors.append(await future)
+                examples.append(await future)
         except Refusal as refusal:
-            if len(pictures) == 1:
+            if given.count == 1:
                 raise
-            words = f"Picture {len(tensors)} of {len(pictures)} (counting from 0): {refusal.detail}"
+            words = f"Picture {len(examples)} of {given.count} (counting from 0): {refusal.detail}"
             raise type(refusal)(words) from refusal
         finally:
             for future in decoding:  # those after a bad one, or all that are left when nobody waits any more
                 future.cancel()
-        return cast(Pixels, torch.stack(tensors).numpy())
+        return stacked(examples)
 
-    def _decoder(self, state: ModelState) -> ImageDecoder:
-        known = self._decoders.get(state.name)
-        if known is None or known[0] != state.input:
-            decoder = ImageDecoder(InputSpec(**state.input), self._settings.max_pixels)
-            known = self._decoders[state.name] = (state.input, decoder)
+    def documented(self) -> Served:
+        """Describe the models that are ready for `/openapi.json`."""
+        found = {}
+        for state in self._client.known.models.values():
+            if state.state == "ready":
+                reader, _, output = self._sides_of(state)
+                answers = output.documented(state.signature, state.answer)
+                found[state.name] = Documented(state.task, reader.documented(), answers, "labels" in state.answer)
+        return Served(self._client.known.default_model, found)
+
+    def _sides_of(self, state: ModelState) -> Sides:
+        known = self._sides.get(state.name)
+        key = state.task, state.decoded_for, state.version
+        if known is None or known[0] != key:
+            make = side(INPUTS[state.input_kind].input)
+            reader = make(state.input, state.signature, self._settings.max_pixels)
+            known = self._sides[state.name] = (
+                key,
+                Sides(reader, Results(state.signature), side(TASKS[state.task].output)()),
+            )
         return known[1]
 
 
@@ -233,8 +272,22 @@ def _refusal_of(cancelled: asyncio.CancelledError) -> Refusal:
     return Draining("The server is shutting down, and this request was not done in time.")
 
 
-def _decode_one(decoder: ImageDecoder, picture: Picture) -> Tensor:
-    return decoder.decode(picture) if isinstance(picture, bytes) else decoder.from_pixels(picture)
+def _check_size(sides: Sides, count: int) -> None:
+    """Refuse a request of which no frame would hold the inputs or the outputs.
+
+    Raises:
+        TooLarge: it has too many examples for that.
+    """
+    for what, size in (("inputs", sides.input.example_bytes), ("answers", sides.results.example_bytes)):
+        if count * size > MOST_TENSOR_BYTES and count > 1:
+            most = max(1, MOST_TENSOR_BYTES // size)
+            raise TooLarge(
+                f"The {what} of {count} examples take {count * size:,} bytes; send at most {most} at a time."
+            )
+
+
+def _write(sides: Sides, data: memoryview, served: ModelState, count: int, wishes: Any) -> Written:
+    return sides.output.write(sides.results.arrays(data, count), served, wishes)
 
 
 def _server_timing(result: Result, decode: float, total: float) -> str:

@@ -22,13 +22,14 @@ import service
 from service.host.vision import torchvision
 from service.loader.report import Report
 from service.loader.tuning import Tuned, Tuning
+from service.signature import TensorSpec, said_of_shape
 
 log = structlog.get_logger()
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def artefact_key(version: str, dtype: str, shape: tuple[int, ...], device: torch.device, *options: object) -> str:
+def artefact_key(version: str, dtype: str, shape: tuple[object, ...], device: torch.device, *options: object) -> str:
     """32 hex digits of SHA-256 over the model's version, what it computes in and on, and what computes it."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = (service.__version__, torch.__version__, torchvision.__version__, _version_of("openvino"))
@@ -65,10 +66,25 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Records:
-    """Records in a folder: for each key a full proof that passed, and a tuning."""
+    """Records in a folder: for each key a full proof that passed, and a tuning; for each version its outputs."""
 
     def __init__(self, folder: Path) -> None:
-        self._proofs, self._tunings = folder / "proofs", folder / "tunings"
+        self._proofs, self._tunings, self._outputs = folder / "proofs", folder / "tunings", folder / "outputs"
+
+    def same_outputs(self, version: str, outputs: tuple[TensorSpec, ...]) -> str:
+        """Compare outputs that were found with those of an earlier start, or keep them for later ones.
+
+        Returns:
+            What an earlier start found, in words, if it was something else; empty if not.
+        """
+        file = self._outputs / f"{version}.json"
+        before = read_struct(file, tuple[TensorSpec, ...])
+        if before is None:
+            with contextlib.suppress(OSError):  # a later start has nothing to compare with, and says nothing
+                write_struct(file, outputs)
+        elif before != outputs:
+            return ", ".join(f"{spec.name} ({said_of_shape(spec.dtype, spec.shape)})" for spec in before)
+        return ""
 
     def read(self, key: str) -> Record | None:
         """Return the record under a key; None means that everything has to be measured and proven."""

@@ -9,16 +9,33 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from service.errors import ConfigurationError
 from service.host.text import read_text
 from service.loader.report import WAIVABLE
+from service.signature import TensorSpec
+from service.tasks.catalogue import TASKS
 from service.tasks.inputs.spec import InputSpec
+from service.tasks.inputs.tables import InputTable, OutputTable
 from service.validation import KINDS, Table, kind_of, plain_words
 
 CARD_FILE = "model.toml"
+
+
+def _is_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,79}", text):
+        raise ValueError(
+            f"{text[:100]!r} cannot be a name; give letters, digits, _, . and -, the first a letter or _, at most 80"
+        )
+    return text
+
+
+#: A name of a tensor or a value.
+Name = Annotated[str, AfterValidator(_is_name)]
+#: The most inputs, and the most outputs, of a model.
+MOST_TENSORS = 64
 
 
 class Batching(Table):
@@ -52,10 +69,12 @@ class Card(Table):
     `dtype` is what it computes in. `optimize` says whether a compiled package may answer for it (`auto`), or the eager
     forward alone. `activation` makes probabilities of the model's outputs; `none` says that they are probabilities.
     `checkpoint_key` and `strip_prefix` say where in a file of weights the state_dict is, and what its keys begin with
-    beyond the architecture's. `allow_constant` says that a model may give every input the same answer.
+    beyond the architecture's. `allow_constant` says that a model may give every input the same answer. `inputs` and
+    `outputs` are tensors by their names; with `inputs` nothing is decoded, and `[input]` has nothing to say. `values`
+    names the numbers of a regression.
     """
 
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "regression", "tensor"] = "classification"
     weights: str = Field(pattern=r"^((file|package|torchvision|random):.+|factory)$")
     checkpoint_key: str | None = Field(None, min_length=1)
     strip_prefix: str | None = Field(None, min_length=1)
@@ -66,7 +85,10 @@ class Card(Table):
     labels: (
         Annotated[Annotated[str, Tag("one")] | Annotated[list[str], Tag("several")], Discriminator(kind_of)] | None
     ) = None
+    values: list[Name] | None = Field(None, min_length=1)
     input: InputSpec = InputSpec.model_validate({})
+    inputs: dict[Name, InputTable] = Field({}, max_length=MOST_TENSORS)
+    outputs: dict[Name, OutputTable] = Field({}, max_length=MOST_TENSORS)
     batching: Batching = Batching.model_validate({})
     proof: Proof = Proof.model_validate({})
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -80,15 +102,60 @@ class Card(Table):
         kind, _, rest = getattr(self, key).partition(":")
         return kind, rest
 
+    @property
+    def input_kind(self) -> Literal["picture", "tensors"]:
+        """Return the name in the catalogue of what its inputs are."""
+        return "tensors" if self.inputs else "picture"
 
+    @property
+    def input_specs(self) -> list[TensorSpec]:
+        return [table.spec(name) for name, table in self.inputs.items()]
+
+    @property
+    def output_specs(self) -> list[TensorSpec]:
+        return [table.spec(name) for name, table in self.outputs.items()]
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> Card:
+        if self.inputs and "input" in self.model_fields_set:
+            raise ValueError(
+                "there are [input], for pictures, and [inputs], for tensors; leave out the one that does not apply"
+            )
+        if not self.inputs and not TASKS[self.task].takes_files:
+            raise ValueError(
+                f'task = "{self.task}" needs its inputs; give each a table, such as [inputs.x] with '
+                'dtype = "float32" and shape = [16]'
+            )
+        for key, task in _OF_A_TASK.items():
+            if self.task != task and getattr(self, key) != Card.model_fields[key].get_default(
+                call_default_factory=True
+            ):
+                raise ValueError(f'{key} is for task = "{task}", and this card has task = "{self.task}"; leave it out')
+        return self
+
+
+#: Keys that are for one task.
+_OF_A_TASK = {"labels": "classification", "activation": "classification", "values": "regression", "outputs": "tensor"}
 #: Keys that the first cards did not have.
-_LATER_KEYS = ("dtype", "activation", "allow_constant", "architecture_arguments", "checkpoint_key", "strip_prefix")
+_LATER_KEYS = (
+    "dtype",
+    "activation",
+    "allow_constant",
+    "architecture_arguments",
+    "checkpoint_key",
+    "strip_prefix",
+    "values",
+    "inputs",
+    "outputs",
+)
 _TOML = "put text in quotes and lists in brackets; see https://toml.io"
 #: What would be right, for the keys whose rule pydantic cannot put in words.
 _RIGHT = {
     "weights": "file:NAME, package:PACKAGE/PATH, torchvision:WEIGHTS, factory or random:SEED",
     "labels": "torchvision:imagenet, file:NAME, or a list of names in quotes",
     "architecture": "torchvision:NAME, or MODULE:FACTORY of a file in the model's folder or of an installed module",
+    "shape": "the sizes of one example, without the batch, such as [16], or [] for a single number",
+    "range": "the least and the largest value, such as [0, 1]",
 }
 
 
@@ -142,29 +209,40 @@ def canonical(card: Card) -> bytes:
     """
     content = card.model_dump(mode="json", exclude={"optimize"})
     for key in _LATER_KEYS:
-        if getattr(card, key) == Card.model_fields[key].default:
+        if getattr(card, key) == Card.model_fields[key].get_default(call_default_factory=True):
             del content[key]
+    for key in {"inputs", "outputs"} & content.keys():
+        content[key] = [*content[key].items()]  # their order tells which is which where forward has other names
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _words(file: Path, problem: ErrorDetails, table: str) -> str:
-    key = ".".join(str(part) for part in (table, *problem["loc"]) if part not in ("", *KINDS))
+    key = ".".join(str(part) for part in (table, *problem["loc"]) if part not in ("", "[key]", *KINDS))
     if problem["type"] == "extra_forbidden":
         return f"{file}: {key}: there is no such key; {_known_keys(problem['loc'])}"
     if problem["type"] == "missing":
-        return f"{file}: {key}: is missing; it must be {_RIGHT.get(key, 'given')}"
+        name = [part for part in problem["loc"] if isinstance(part, str)][-1]
+        return f"{file}: {key}: is missing; it must be {_RIGHT.get(name, 'given')}"
+    if not key:
+        return f"{file}: {plain_words(problem)}"
     if key in _RIGHT and problem["type"] in ("string_pattern_mismatch", "string_type"):
         return f"{file}: {key}: {problem['input']!r} is not valid; it must be {_RIGHT[key]}"
     return f"{file}: {key}: {plain_words(problem)}"
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> str:
-    tables: dict[str, type[BaseModel]] = {"input": InputSpec, "batching": Batching, "proof": Proof}
+    tables: dict[str, type[BaseModel]] = {
+        "input": InputSpec,
+        "inputs": InputTable,
+        "outputs": OutputTable,
+        "batching": Batching,
+        "proof": Proof,
+    }
     table = tables.get(str(loc[0]), Card) if len(loc) > 1 else Card
     key = str(loc[-1])
     if table is not Card and key in Card.model_fields:
         return f"{key} belongs at the top of a card, above [{loc[0]}]"
     if table is Card and (home := next((name for name, each in tables.items() if key in each.model_fields), None)):
-        return f"{key} belongs under [{home}]"
+        return f"{key} belongs under [{home}{'.NAME' * (home in ('inputs', 'outputs'))}]"
     close = difflib.get_close_matches(key, table.model_fields, 1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(table.model_fields)}"

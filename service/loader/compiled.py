@@ -1,8 +1,8 @@
 """A frozen module as one exported graph, which every compiler starts from, and the reasons why it may be unfit.
 
-Frozen weights are constants. A package holds them, laid out as the kernels want them, with the normalisation of the
-pixels and everything else that the forward does; it takes `uint8` pixels and gives the module's outputs. The compilers
-are in `service.loader.compilers`.
+Frozen weights are constants. A package holds them, laid out as the kernels want them, with all that stands before the
+module in its adapter; it takes an engine's arrays and gives the module's outputs. The compilers are in
+`service.loader.compilers`.
 
 Source: https://docs.pytorch.org/docs/stable/export.html
 """
@@ -10,6 +10,7 @@ Source: https://docs.pytorch.org/docs/stable/export.html
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.tasks.adapters.picture import normalise
+from service.signature import TensorSpec
 
-#: Operators that in training go by the batch, and which of their arguments says so.
-_BATCH_NORMS = {"aten::batch_norm": 5, "aten::native_batch_norm": 5}
+#: Operators that in training go by the batch.
+_BATCH_NORMS = {"aten::batch_norm", "aten::native_batch_norm"}
 
 
 class CannotCompileError(Exception):
@@ -37,22 +38,7 @@ class CannotCompileError(Exception):
         return cls(state, f"{what}: {type(error).__name__}: {words}")
 
 
-class Entry(nn.Module):
-    """The module that is compiled: it normalises `(N, C, H, W) uint8` pixels and returns the module's outputs."""
-
-    def __init__(
-        self, module: nn.Module, mean: Tensor, std: Tensor, dtype: torch.dtype, memory_format: torch.memory_format
-    ) -> None:
-        super().__init__()
-        self.module = module
-        self.mean = nn.Buffer(mean)
-        self.std = nn.Buffer(std)
-        self._dtype = dtype
-        self._memory_format = memory_format
-        self.eval()
-
-    def forward(self, pixels: Tensor) -> Any:
-        return self.module(normalise(pixels, self.mean, self.std, self._dtype, self._memory_format))
+Arrays = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -63,14 +49,15 @@ class Target:
         threads: the intra-op threads of its forward.
         dtype: what the model computes in.
         cap: the largest batch.
-        shape: channels, height and width of one example.
+        inputs, outputs: what goes in and comes out, of one example.
     """
 
     device: torch.device
     threads: int
     dtype: torch.dtype
     cap: int
-    shape: tuple[int, int, int]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -78,34 +65,36 @@ class Package:
     """The function that a package holds.
 
     Attributes:
-        forward: from `(N, C, H, W) uint8` to what the module gives.
+        forward: from an array for each input to the outputs of the model, `(N, ...)` each.
         intra_op_threads: torch's, while it answers. One where it brings threads of its own: two teams would spin for
             the same cores, and what comes after the forward would wake torch's.
         begin: starts the same and gives the function that waits for it, if that need not keep the calling thread.
         overlaps_from: smallest batch that may start while another one runs; 0 if batches never overlap.
     """
 
-    forward: Callable[[Tensor], Any]
+    forward: Callable[[Arrays], Arrays]
     intra_op_threads: int
-    begin: Callable[[Tensor], Callable[[], Any]] | None = None
+    begin: Callable[[Arrays], Callable[[], Arrays]] | None = None
     overlaps_from: int = 0
 
-    def __call__(self, pixels: Tensor) -> Any:
-        return self.forward(pixels)
+    def __call__(self, arrays: Arrays) -> Arrays:
+        return self.forward(arrays)
 
 
-def export(entry: Entry, target: Target) -> torch.export.ExportedProgram:
-    """Export the graph of the entry for any batch size up to the target's cap.
+def export(adapter: nn.Module, examples: Arrays, target: Target) -> torch.export.ExportedProgram:
+    """Export the graph of the adapter for any batch size up to the target's cap.
+
+    Args:
+        examples: an array for each input, of two examples, or of one where the cap is 1; on the target's device.
 
     Raises:
         CannotCompileError: torch.export cannot follow it, or it does what serving must not.
     """
-    shape = (min(2, target.cap), *target.shape)
-    example = torch.zeros(shape, dtype=torch.uint8, device=target.device)
-    shapes = ({0: torch.export.Dim("batch", min=1, max=target.cap)},) if target.cap > 1 else None
+    batch = {0: torch.export.Dim("batch", min=1, max=target.cap)} if target.cap > 1 else None
+    shapes = ((batch,) * len(examples),) if batch else None  # of `*arrays`
     try:
-        with torch.no_grad():
-            program = torch.export.export(entry, (example,), dynamic_shapes=shapes)
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of attributes that tracing puts back
+            program = torch.export.export(adapter, examples, dynamic_shapes=shapes)
     except Exception as error:  # the operator's code, and whatever export thinks of it
         raise CannotCompileError.because("not-exportable", "torch.export", error) from error
     if found := unfit(program):
@@ -115,26 +104,38 @@ def export(entry: Entry, target: Target) -> torch.export.ExportedProgram:
 
 def unfit(program: torch.export.ExportedProgram) -> str:
     """Say why an exported graph is unfit: it trains, draws random numbers or writes to its state; empty if fit."""
-    for name, arguments, _ in _operators(program):
-        if name in _BATCH_NORMS and arguments[_BATCH_NORMS[name] : _BATCH_NORMS[name] + 1] == (True,):
+    for node in _calls(program):
+        name = node.target._schema.name
+        if name in _BATCH_NORMS and _argument(node, "training") is True:
             return f"the exported graph holds {name} in train mode"
     decomposed = program.run_decompositions({})  # dropout that drops nothing is gone, and a write shows as one
-    for name, _, tags in _operators(decomposed):
-        if torch.Tag.nondeterministic_seeded in tags:
-            return f"the exported graph holds {name}, which draws random numbers"
+    for node in _calls(decomposed):
+        if torch.Tag.nondeterministic_seeded in node.target.tags and _argument(node, "train") is not False:
+            return f"the exported graph holds {node.target._schema.name}, which draws random numbers"
     signature = decomposed.graph_signature
     if changed := [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]:
         return f"forward writes to {changed[0]}"
     return ""
 
 
-def _operators(program: torch.export.ExportedProgram) -> Iterator[tuple[str, tuple[Any, ...], Sequence[torch.Tag]]]:
-    """Name, arguments and tags of each operator of a graph."""
+def _calls(program: torch.export.ExportedProgram) -> Iterator[Any]:
+    """Yield the node of each operator of a graph."""
     for node in program.graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-            yield node.target._schema.name, node.args, node.target.tags
+            yield node
 
 
-def bits(output: Tensor) -> str:
-    """Return the SHA-256, in hex, of an output's bytes."""
-    return hashlib.sha256(output.detach().contiguous().cpu().view(torch.uint8).numpy().data).hexdigest()
+def _argument(node: Any, name: str) -> Any:
+    """Return an argument of an operator, such as the `train` of an LSTM, which without it drops nothing; else None."""
+    for place, argument in enumerate(node.target._schema.arguments):
+        if argument.name == name:
+            return node.args[place] if place < len(node.args) else node.kwargs.get(name, argument.default_value)
+    return None
+
+
+def bits(outputs: Sequence[Tensor]) -> str:
+    """Return the SHA-256, in hex, of the bytes of outputs."""
+    digest = hashlib.sha256()
+    for output in outputs:
+        digest.update(output.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -37,13 +37,13 @@ def sealing(module: nn.Module) -> Generator[None, None, str]:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors(module), key=lambda item: item[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        for piece in _pieces(tensor.detach()):
+        for piece in pieces_of(tensor.detach()):
             digest.update(piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
             yield
     return digest.hexdigest()
 
 
-def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+def pieces_of(tensor: Tensor) -> Sequence[Tensor]:
     """Split a tensor in order into pieces of about a mebibyte; in another memory format by rows, not copied."""
     if tensor.is_contiguous():
         tensor = tensor.reshape(-1)

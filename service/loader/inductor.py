@@ -60,4 +60,4 @@ def load(file: Path, target: Target) -> Package:
     """
     index = target.device.index if target.device.index is not None else -1
     loader = torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, index)
-    return Package(lambda pixels: loader.boxed_run([pixels])[0], target.threads)
+    return Package(lambda arrays: tuple(loader.boxed_run(list(arrays))), target.threads)

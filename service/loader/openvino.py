@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from service.loader.compiled import CannotCompileError, Package, Target
+from service.loader.compiled import Arrays, CannotCompileError, Package, Target
+from service.signature import TensorSpec
 
 if TYPE_CHECKING:
-    from openvino import Core
+    from openvino import Core, InferRequest
+    from openvino import Tensor as OpenVinoTensor
 
 SUFFIX = ".openvino"
 SUFFIX_IN_PIECES = ".openvino-pieces"
@@ -65,9 +67,12 @@ def build(program: torch.export.ExportedProgram, file: Path, target: Target) -> 
         with torch.no_grad(), _contiguous(program):
             decoder = TorchFXPythonDecoder.from_exported_program(program)
             model = front_end.convert(front_end.load(decoder))
-            model.reshape([openvino.Dimension(1, target.cap), *target.shape])
+            batch = openvino.Dimension(1, target.cap)
+            model.reshape({place: [batch, *spec.shape] for place, spec in enumerate(target.inputs)})
             wanted = openvino.preprocess.PrePostProcessor(model)
-            wanted.output().tensor().set_element_type(openvino.Type.f32)  # numpy hands it over, and has no bfloat16
+            for place, spec in enumerate(target.outputs):
+                if spec.dtype == "bfloat16":  # which numpy, that hands it over, does not have
+                    wanted.output(place).tensor().set_element_type(openvino.Type.f32)
             compiled = openvino.Core().compile_model(wanted.build(), "CPU", _settings(target, 1))
             file.write_bytes(compiled.export_model().getvalue())
     except Exception as error:
@@ -102,7 +107,7 @@ def load(file: Path, target: Target) -> Package:
     import openvino
 
     whole = Lanes(openvino.Core(), file.read_bytes(), target, streams=1)
-    return Package(lambda pixels: whole.begin([pixels])(), 1)
+    return Package(lambda arrays: whole.begin([arrays])(), 1)
 
 
 def build_in_pieces(program: torch.export.ExportedProgram, file: Path, target: Target) -> None:
@@ -129,13 +134,13 @@ def load_in_pieces(file: Path, target: Target) -> Package:
     whole = Lanes(core, package, target, streams=1)
     pieces = Lanes(core, package, target, streams, _pieces(target.cap, streams), AT_A_TIME)
 
-    def begin(pixels: Tensor) -> Callable[[], Tensor]:
-        size = len(pixels)
+    def begin(arrays: Arrays) -> Callable[[], Arrays]:
+        size = len(arrays[0])
         if size > target.cap or (number := _pieces(size, streams)) == 1:
-            return whole.begin([pixels])
-        return pieces.begin(pixels.tensor_split(number))
+            return whole.begin([arrays])
+        return pieces.begin([*zip(*(array.tensor_split(number) for array in arrays), strict=True)])
 
-    return Package(lambda pixels: begin(pixels)(), 1, begin, overlaps_from=streams)
+    return Package(lambda arrays: begin(arrays)(), 1, begin, overlaps_from=streams)
 
 
 def _streams(target: Target) -> int:
@@ -158,33 +163,48 @@ class Lanes:
     ) -> None:
         compiled = core.import_model(package, "CPU", _settings(target, streams))
         self._free = [[compiled.create_infer_request() for _ in range(pieces)] for _ in range(at_a_time)]
+        self._inputs = [_handed_over(spec) for spec in target.inputs]
+        self._outputs = [getattr(torch, spec.dtype) for spec in target.outputs]
 
-    def begin(self, pieces: Sequence[Tensor]) -> Callable[[], Tensor]:
-        """Start on all pieces; what is given back waits for them, and gives their outputs as one tensor.
+    def begin(self, pieces: Sequence[Arrays]) -> Callable[[], Arrays]:
+        """Start on all pieces; what is given back waits for them, and gives their outputs, each as one tensor.
 
         Raises:
             RuntimeError: a piece is none that the model takes; none is under way then.
         """
-        import openvino
-
         row = self._free.pop()
         running = contextlib.ExitStack()
         running.callback(self._free.append, row)  # once all have been waited for
         try:
             for request, piece in zip(row[: len(pieces)], pieces, strict=True):
-                request.set_input_tensor(openvino.Tensor(piece.numpy(), shared_memory=True))
+                for place, (array, handed) in enumerate(zip(piece, self._inputs, strict=True)):
+                    request.set_input_tensor(place, handed(array))
                 request.start_async()
                 running.callback(request.wait)  # for each one, also where another raises
         except BaseException:
             running.close()
             raise
 
-        def end() -> Tensor:
+        def end() -> Arrays:
             running.close()
-            outputs = [torch.from_numpy(request.get_output_tensor().data) for request in row[: len(pieces)]]
-            return torch.cat(outputs)  # a copy: a later forward writes there too
+            return tuple([self._output(row[: len(pieces)], place) for place in range(len(self._outputs))])
 
         return end
+
+    def _output(self, requests: Sequence[InferRequest], place: int) -> Tensor:
+        found = torch.cat([torch.from_numpy(request.get_output_tensor(place).data) for request in requests])
+        return found.to(self._outputs[place])  # a copy: a later forward writes to where it came from
+
+
+def _handed_over(spec: TensorSpec) -> Callable[[Tensor], OpenVinoTensor]:
+    """Return what hands an array to OpenVINO, in the memory where it is."""
+    import openvino
+
+    if spec.dtype != "bfloat16":
+        return lambda array: openvino.Tensor(array.numpy(), shared_memory=True)
+    return lambda array: openvino.Tensor(  # numpy has no bfloat16
+        array.view(torch.int16).numpy(), openvino.Shape(list(array.shape)), openvino.Type.bf16
+    )
 
 
 def _settings(target: Target, streams: int) -> dict[str, object]:

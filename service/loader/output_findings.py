@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from service.loader.comparison import Comparison
 from service.loader.last_operator import End
 from service.loader.report import Finding
 
@@ -53,6 +54,12 @@ def judge_outputs(
         words = "Every output is a unit vector, as an embedding is; probabilities of its components mean nothing."
         found.append(Finding("unit-norm", "warning", words))
     return found
+
+
+def judge_constant(comparison: Comparison, allowed: bool) -> list[Finding]:
+    """Say of any other model whether its answers depend on the input."""
+    is_constant = comparison.examples > 1 and comparison.contrast <= CONSTANT
+    return list(_constant(allowed)) if is_constant else []
 
 
 def _constant(allowed: bool) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ covers the engine's own path without importing it. `trial.py` runs the forwards;
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -16,55 +16,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.loader.last_operator import End
-from service.loader.output_findings import judge_outputs
-from service.loader.report import Figures, Report, RuleResult
+from service.loader.comparison import Comparison
+from service.loader.report import Figures, Finding, Report, RuleResult
 from service.loader.trial import Trial
 
 #: The largest difference that company may make to an answer, as a share of the largest output, by the dtype that a
 #: forward computes in. TF32 multiplies with the ten bits of float16.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}
 
-#: Agreement proves nothing for inputs whose outputs differ by fewer tolerances, or by a smaller share, than these.
-CONTRAST_IN_TOLERANCES, MOST_CONTRAST = 100, 0.1
 #: If a model is not repeatable, company may change an answer by this many times what repetition changes.
 NOISE_FACTOR = 10
 
 
 def prove(
-    run_batch: Callable[[Tensor], Any],
+    run_batch: Callable[[tuple[Tensor, ...]], Any],
     module: nn.Module,
-    examples: Tensor,
+    examples: Sequence[Tensor],
     sizes: Sequence[int],
     waive: Mapping[str, str] | None = None,
-    activation: str = "softmax",
-    allow_constant: bool = False,
     between: Callable[[], object] = lambda: None,
-    end: End = "other",
+    odd: Callable[[Comparison], list[Finding]] = lambda comparison: [],
 ) -> Report:
     """Run a model through the function that answers requests, and judge it by eight rules, and its outputs.
 
     At batch 1 and at the largest size it takes four forwards each, at each size between them two.
 
     Args:
-        run_batch: the function that answers requests, `(N, C, H, W) uint8` to logits `(N, classes)`; called in this
-            thread's mode.
+        run_batch: the function that answers requests, from an array for each input to outputs, `(N, ...)` each;
+            called in this thread's mode.
         module: the module behind it.
-        examples: `(2 * largest size, C, H, W) uint8`, no two alike.
+        examples: for each input `(2 * largest size, ...)`, no two alike.
         sizes: batch sizes to try, rising, the first of them 1.
         waive: by rule, the reason why the model is served although it breaks the rule.
-        activation: what makes probabilities of the outputs, as a card says it.
-        allow_constant: whether the outputs may be the same for every input.
         between: called before each forward; what it raises ends the proof.
-        end: the kind of operator that the outputs come from.
+        odd: says what is odd about the outputs.
 
     Raises:
         Refusal: `run_batch` refuses an example.
     """
     began = time.perf_counter()
-    trial = Trial(run_batch, module, examples, between)
+    comparison = Comparison(tolerance_of(module))
+    trial = Trial(run_batch, module, examples, comparison, between)
     trial.run(sizes)
-    comparison = compare(trial, tolerance_of(module))
     reasons = waive or {}
     rules = []
     for name, judge in JUDGES.items():
@@ -83,9 +76,7 @@ def prove(
         seconds=time.perf_counter() - began,
     )
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = comparison.rows
-    findings = judge_outputs(rows, comparison.contrast, comparison.tolerance, activation, allow_constant, end)
-    return Report(rules, figures, made, comparison.inconclusive, findings=findings)
+    return Report(rules, figures, made, comparison.inconclusive, findings=odd(comparison))
 
 
 def tolerance_of(module: nn.Module) -> float:
@@ -95,64 +86,6 @@ def tolerance_of(module: nn.Module) -> float:
     if first.is_cuda and first.dtype is torch.float32 and torch.backends.cudnn.allow_tf32:
         return TOLERANCES[torch.float16]
     return TOLERANCES.get(first.dtype, TOLERANCES[torch.float32])
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Outputs of the same example in different company, and of different examples; shares of the largest output.
-
-    Attributes:
-        difference: the largest that company made, and `where` it did.
-        noise: the largest that repetition made.
-        contrast: the largest between different examples.
-        rows: `(N, classes) float64`, the first outputs of N examples; empty where they are not vectors.
-    """
-
-    tolerance: float
-    difference: float
-    where: str
-    noise: float
-    contrast: float
-    rows: Tensor
-
-    @property
-    def inconclusive(self) -> str:
-        """Say why agreement proves nothing; empty if it proves something."""
-        wanted = min(CONTRAST_IN_TOLERANCES * self.tolerance, MOST_CONTRAST)
-        if self.contrast >= wanted:
-            return ""
-        return f"Different inputs differ by {self.contrast:.1e} only; below {wanted:.0e} the rule shows nothing."
-
-
-def compare(trial: Trial, tolerance: float) -> Comparison:
-    """Compare every row of every forward with the first row of the same example."""
-    scale = max((float(leaf.abs().max()) for leaf in trial.leaves() if leaf.numel()), default=0.0) or 1.0
-    first: dict[int, list[Tensor]] = {}
-    difference, where = 0.0, ""
-    for forward in trial.plain:
-        for position, (example, row) in enumerate(forward.rows()):
-            found = distance(first.setdefault(example, row), row) / scale
-            if found > difference:
-                difference, where = found, f"input {position + 1} of {len(forward.order)}"
-    noise = max((distance(a.outputs, b.outputs) for a, b in trial.repeated()), default=0.0) / scale
-    rows = list(first.values())
-    contrast = max((distance(rows[0], row) for row in rows[1:]), default=0.0) / scale
-    vectors = [row[0] for row in rows if row and row[0].dim() == 1 and row[0].shape == rows[0][0].shape]
-    return Comparison(
-        tolerance, difference, where, noise, contrast, torch.stack(vectors) if vectors else torch.empty(0, 0)
-    )
-
-
-def distance(one: Iterable[Tensor], other: Iterable[Tensor]) -> float:
-    """Return the largest absolute difference; two NaN are equal, a NaN and a number infinitely far apart."""
-    largest = 0.0
-    for a, b in zip(one, other, strict=False):  # outputs of another number fail by their bits
-        if a.shape != b.shape:
-            return float("inf")
-        alike = (a == b) | (a.isnan() & b.isnan())
-        apart = torch.where(alike, 0.0, (a - b).abs().nan_to_num(nan=float("inf"), posinf=float("inf")))
-        largest = max(largest, float(apart.max()) if apart.numel() else 0.0)
-    return largest
 
 
 @dataclass(frozen=True)
@@ -226,7 +159,7 @@ def judge_nothing_changed(trial: Trial, comparison: Comparison) -> Judgement:
 
 def judge_repeatable(trial: Trial, comparison: Comparison) -> Judgement:
     for once, again in trial.repeated():
-        if not same_bits(once.outputs, again.outputs):
+        if once.digest != again.digest:
             apart = f"they differ by up to {comparison.noise:.1e} of the largest output"
             return broken(f"The same batch of {len(once.order)} gave different outputs; {apart}.")
     return held("The same input gives the same bits.")
@@ -242,13 +175,6 @@ def judge_batch_invariant(trial: Trial, comparison: Comparison) -> Judgement:
     if difference > allowed:
         return broken(f"At {comparison.where}, {found}; {allowed:.0e} is allowed.")
     return held(comparison.inconclusive or f"{found[0].upper()}{found[1:]}; {allowed:.0e} is allowed.")
-
-
-def same_bits(once: Sequence[Tensor], again: Sequence[Tensor]) -> bool:
-    return len(once) == len(again) and all(
-        a.shape == b.shape and torch.equal(a.view(torch.int64), b.view(torch.int64))
-        for a, b in zip(once, again, strict=True)
-    )
 
 
 #: The rules in their order, by the names that reports, waivers and dashboards use, with the function that judges each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ def resolved_labels(folder: ModelFolder, classes: int) -> list[str]:
         words = f"{len(labels)} labels for {classes} classes"
         raise ConfigurationError.at(folder.path / CARD_FILE, "labels", words, f"give {classes}, or leave labels out")
     return labels
+
+
+def resolved_values(folder: ModelFolder, shape: tuple[int, ...]) -> list[str]:
+    """Return a name for each number of a regression: the card's, or `value`, and with more than one `value_0` …
+
+    Raises:
+        ConfigurationError: there are more or fewer names than numbers.
+    """
+    count = math.prod(shape)
+    values = folder.card.values
+    if values is None:
+        return ["value"] if count == 1 else [f"value_{number}" for number in range(count)]
+    if len(values) != count or len({*values}) != count:
+        words = f"{len({*values})} names for {count} number{'s' * (count != 1)}"
+        raise ConfigurationError.at(folder.path / CARD_FILE, "values", words, f"give {count}, or leave values out")
+    return values
 
 
 def _labels(folder: ModelFolder) -> list[str] | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -13,12 +11,13 @@ from service.loader.architecture import Code, architecture
 from service.loader.card import CARD_FILE
 from service.loader.first_forward import first_forward
 from service.loader.freeze import tensors
+from service.loader.prepared import preparation_of
 from service.loader.report import Finding
 from service.loader.repository import ModelFolder
-from service.loader.resolved import resolved_input
 from service.loader.sensors import digest
-from service.tasks.adapters.picture import mean_and_std, normalise
 
+#: Examples that a last layer is drawn for.
+_EXAMPLES = 8
 #: Tensors that a finding names.
 _MOST_LISTED = 3
 
@@ -54,21 +53,27 @@ def random_module(folder: ModelFolder, code: Code | None, seed: int) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = architecture(folder, code).eval()
-        spec = resolved_input(folder)
-        pixels = torch.randint(0, 256, (8, *spec.shape))
+        preparation = preparation_of(folder, module)
+        arrays = preparation.examples(_EXAMPLES)
+        if folder.card.input_kind == "picture":  # noise, as ever: other pictures would give other weights
+            arrays = (torch.randint(0, 256, (_EXAMPLES, *preparation.inputs[0].shape)),)
         last = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
         if last:
-            card_file = folder.path / CARD_FILE
-            with blamed_on(card_file, "architecture", "forward of random pictures", "fix the model"):
-                _redraw(module, last[-1], normalise(pixels, *mean_and_std(spec)), card_file)
+            with blamed_on(folder.path / CARD_FILE, "architecture", "forward of random inputs", "fix the model"):
+                _redraw(module, last[-1], preparation.forward(*arrays), folder)
     return module
 
 
 @torch.no_grad()
-def _redraw(module: nn.Module, last: nn.Linear | nn.Conv2d, images: Tensor, card_file: Path) -> None:
+def _redraw(
+    module: nn.Module,
+    last: nn.Linear | nn.Conv2d,
+    arguments: tuple[list[Tensor], dict[str, Tensor]],
+    folder: ModelFolder,
+) -> None:
     seen: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-    first_forward(module, images, card_file)
+    first_forward(module, *arguments, folder.card, folder.path / CARD_FILE)
     hook.remove()
     if not seen:  # a layer of an auxiliary head, which eval leaves out
         return

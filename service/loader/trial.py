@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -13,17 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from service.loader.freeze import seal
+from service.loader.comparison import Comparison
+from service.loader.freeze import pieces_of, seal
 from service.loader.sensors import Watch, digests, plain_digests
 
 
 @dataclass(frozen=True)
 class Forward:
-    """One forward.
+    """One forward. Its outputs were compared and dropped.
 
     Attributes:
         order: the examples in it, by number.
-        outputs: every tensor of the output, as contiguous float64 copies on the CPU.
+        digest: SHA-256 over its outputs: number, dtypes, shapes and bits.
+        wrong_count: the number of answers if it differs from the number of inputs, else None.
         watched: whether sensors were around it, which may change the last bits.
         graph: why an output is part of a graph; empty if none is.
         left_mode: whether inference mode was off after it.
@@ -31,23 +34,12 @@ class Forward:
     """
 
     order: tuple[int, ...]
-    outputs: list[Tensor]
+    digest: str
+    wrong_count: int | None
     watched: bool
     graph: str
     left_mode: bool
     seconds: float
-
-    @property
-    def wrong_count(self) -> int | None:
-        """Return the number of answers if it differs from the number of inputs, else None."""
-        counts = [len(leaf) if leaf.dim() else 0 for leaf in self.outputs] or [0]
-        return next((count for count in counts if count != len(self.order)), None)
-
-    def rows(self) -> Iterator[tuple[int, list[Tensor]]]:
-        """Each example's number and outputs."""
-        if self.wrong_count is None:
-            for position, example in enumerate(self.order):
-                yield example, [leaf[position] for leaf in self.outputs]
 
 
 @dataclass(frozen=True)
@@ -66,19 +58,26 @@ class Modes:
 
 
 class Trial:
-    """The forwards of a proof, with everything that a judge needs."""
+    """The forwards of a proof, with everything that a judge needs.
+
+    Args:
+        examples: an array for each input.
+        comparison: takes in the outputs of those that ran as requests do.
+    """
 
     def __init__(
         self,
-        run_batch: Callable[[Tensor], Any],
+        run_batch: Callable[[tuple[Tensor, ...]], Any],
         module: nn.Module,
-        examples: Tensor,
+        examples: Sequence[Tensor],
+        comparison: Comparison,
         between: Callable[[], object],
     ) -> None:
         self._run_batch = run_batch
         self._between = between
         self._module = module
         self._examples = examples
+        self._comparison = comparison
         self.forwards: list[Forward] = []
         self.watches: list[Watch] = []
         self._mode = torch.is_inference_mode_enabled()
@@ -109,7 +108,7 @@ class Trial:
 
     def _forward(self, order: tuple[int, ...], watched: bool = False) -> None:
         self._between()  # outside the sensors: what it runs is not on trial
-        batch = self._examples[list(order)]
+        batch = tuple(array[list(order)] for array in self._examples)
         # A forward that has left inference mode once is condemned. What it left open would keep hold of the sensors.
         watch = Watch(self._module) if watched and not any(f.left_mode for f in self.forwards) else None
         with torch.inference_mode(torch.is_inference_mode_enabled()):  # a forward can leave the mode only up to here
@@ -120,17 +119,21 @@ class Trial:
             left = self._mode and not torch.is_inference_mode_enabled()
         leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         graph = next(filter(None, (self._graph_of(leaf, batch) for leaf in leaves)), "")
-        copies = [leaf.detach().to("cpu", torch.float64, copy=True).contiguous() for leaf in leaves]
-        self.forwards.append(Forward(order, copies, watched, graph, left, seconds))
+        counts = [len(leaf) if leaf.dim() else 0 for leaf in leaves] or [0]
+        wrong = next((count for count in counts if count != len(order)), None)
+        if not watched and wrong is None:
+            self._comparison.add(order, leaves)
+        found = "" if watched else _digest(leaves)
+        self.forwards.append(Forward(order, found, wrong, watched, graph, left, seconds))
         if watch:
             self.watches.append(watch)
 
-    def _graph_of(self, output: Tensor, batch: Tensor) -> str:
+    def _graph_of(self, output: Tensor, batch: tuple[Tensor, ...]) -> str:
         if output.grad_fn is not None:
             return f"The output has a grad_fn ({type(output.grad_fn).__name__})."
         if output.requires_grad:
             return "The output requires a gradient."
-        known = [*self._module.parameters(), *self._module.buffers(), batch]
+        known = [*self._module.parameters(), *self._module.buffers(), *batch]
         shared = {tensor.untyped_storage().data_ptr() for tensor in known}
         if not output.is_inference() and output.untyped_storage().data_ptr() not in shared:
             return "The output was not made under inference_mode."
@@ -154,9 +157,6 @@ class Trial:
         """Return the number of parameters and buffers that were hashed."""
         return len(self._digests)
 
-    def leaves(self) -> Iterator[Tensor]:
-        return (leaf for forward in self.forwards for leaf in forward.outputs)
-
     def repeated(self) -> Iterator[tuple[Forward, Forward]]:
         """Yield each two plain forwards of the same batch."""
         by_order: dict[tuple[int, ...], list[Forward]] = {}
@@ -174,6 +174,15 @@ class Trial:
             if seal(module) != before
         ]
         return [*_differences(self._digests, self._digests_after), *_differences(*self._plain), *hidden]
+
+
+def _digest(outputs: Sequence[Tensor]) -> str:
+    found = hashlib.sha256()
+    for output in outputs:
+        found.update(f"{output.dtype} {tuple(output.shape)}\n".encode())
+        for piece in pieces_of(output.detach()):
+            found.update(piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _differences(before: dict[str, str], after: dict[str, str]) -> list[str]:

@@ -6,9 +6,13 @@ import importlib.util
 import io
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from service.errors import ConfigurationError
+from service.tasks.inputs.picture import ImageDecoder
+from service.tasks.inputs.spec import InputSpec
 
 #: Photographs that come inside packages of the `bench` extra.
 _PHOTOGRAPHS = {
@@ -17,6 +21,8 @@ _PHOTOGRAPHS = {
 }
 #: Longer side in crops of 224: thumbnails, what the web shows, and what a small screen fills.
 _SIDES = (320 / 224, 500 / 224, 800 / 224)
+#: More than any of them has.
+_MOST_PIXELS = 10_000_000
 _COMMENT, _MOST_COMMENT_BYTES = b"\xff\xfe", 65_533
 
 
@@ -37,6 +43,16 @@ def bench_pictures(crop: int = 224, body_bytes: int = 0) -> list[bytes]:
         there = [path for name in names if (path := Path(spec.origin).parent / name).exists()]
         pictures += [_jpeg(path, round(side * crop)) for path in there for side in _SIDES]
     return [_filled(picture, body_bytes) for picture in pictures]
+
+
+def decoded_photographs(spec: InputSpec, most: int) -> npt.NDArray[np.uint8]:
+    """Return `(N, C, H, W) uint8`, decoded as the server does; N is at most `most`.
+
+    Raises:
+        ConfigurationError: as `bench_pictures`.
+    """
+    decoder = ImageDecoder(spec, _MOST_PIXELS)
+    return np.stack([decoder.decode(file) for file in bench_pictures(spec.side)[:most]])
 
 
 def _filled(jpeg: bytes, size: int) -> bytes:

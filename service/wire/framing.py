@@ -1,7 +1,8 @@
 """Frames on a stream: the only place that knows their bytes.
 
-A frame is a 4-byte little-endian length and that many bytes of msgpack: an array whose first element is the frame's
-kind. Tensor bytes travel inline. Nothing is ever unpickled.
+A frame is two 4-byte little-endian lengths, a header and raw bytes, of those lengths. The header is msgpack: an array
+whose first element is the frame's kind. The raw bytes are the tensors of an `Infer` or a `Result`; other frames have
+none. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from typing import cast
 
 import msgspec
 
-from service.wire.messages import AnyFrame, Frame, Infer
+from service.wire.messages import AnyFrame, Buffer, Frame, Infer, Result
 
-_LENGTH = struct.Struct("<I")
-#: msgpack's "bin 8" of length 0, and the head of its "bin 32" (https://github.com/msgpack/msgpack/blob/master/spec.md).
-_NO_BYTES, _MANY_BYTES = b"\xc4\x00", struct.Struct(">BI")
+_LENGTHS = struct.Struct("<II")
 
 #: Bytes received at once: requests that arrive together, or are abandoned together, are then queued together and make
 #: one batch. A frame that is longer gets memory of its own.
@@ -26,35 +25,35 @@ SHARED_BYTES = 1 << 18
 BELIEVED_BYTES = 1 << 23
 #: No frame is longer: a length beyond it is a broken stream, not a large request (bytes).
 MAX_FRAME_BYTES = 1 << 28
+#: The most bytes of the tensors of one frame; its header and what stands between tensors take the rest.
+MOST_TENSOR_BYTES = MAX_FRAME_BYTES - (1 << 20)
 
 
 class BrokenStreamError(Exception):
     """The bytes are not frames: a wrong length, invalid msgpack, or an unknown kind."""
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
+#: In a header, None stands where the tensors were.
+_encoder = msgspec.msgpack.Encoder(enc_hook=lambda tensors: None)
+_decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame, dec_hook=lambda kind, none: kind())
 
 
-def pieces(*frames: Frame) -> list[bytes | memoryview]:
-    """The bytes of frames, of which an `Infer`'s pixels are a piece of their own, not copied."""
-    return [piece for frame in frames for piece in _pieces(frame)]
-
-
-def _pieces(frame: Frame) -> list[bytes | memoryview]:
-    if not isinstance(frame, Infer):
-        body = _encoder.encode(frame)
-        return [_LENGTH.pack(len(body)) + body]
-    # As the encoder would write the frame, but for the last field, of which it writes here that it is empty.
-    fields = ("Infer", frame.id, frame.model, frame.count, frame.top_k, frame.deadline, frame.alone, b"")
-    head = _encoder.encode(fields)[: -len(_NO_BYTES)] + _MANY_BYTES.pack(0xC6, len(frame.pixels))
-    return [_LENGTH.pack(len(head) + len(frame.pixels)) + head, frame.pixels]
+def pieces(*frames: Frame) -> list[Buffer]:
+    """The bytes of frames; tensors are pieces of their own, not copied."""
+    found: list[Buffer] = []
+    for frame in frames:
+        header = _encoder.encode(frame)
+        if isinstance(frame, Infer | Result):
+            found += (_LENGTHS.pack(len(header), frame.tensors.nbytes) + header, *frame.tensors.pieces)
+        else:
+            found.append(_LENGTHS.pack(len(header), 0) + header)
+    return found
 
 
 class FrameReader:
     """Turns a stream, split anywhere, back into frames.
 
-    Small frames are received together. A large one is received in memory of its own, which its pixels then are.
+    Small frames are received together. A large one is received in memory of its own, where its tensors then stay.
     """
 
     def __init__(self) -> None:
@@ -77,42 +76,45 @@ class FrameReader:
         if self._own is None:
             yield from self._small_frames()
         elif self._filled == self._size:
-            body, self._own, self._filled = memoryview(self._own)[_LENGTH.size :], None, 0
-            yield _decode(body)
+            whole, self._own, self._filled = memoryview(self._own), None, 0
+            yield _decode(whole)
         elif self._filled == len(self._own):
             more = min(self._size, 2 * self._filled) - self._filled
             self._own = self._own + bytes(more)  # a new one: the receiver may still hold the old one
 
     def _small_frames(self) -> Iterator[AnyFrame]:
-        start, length = 0, 0
+        start = size = 0
         with memoryview(self._shared) as there:
             try:
-                while self._filled - start >= _LENGTH.size:
-                    (length,) = _LENGTH.unpack_from(there, start)
-                    if length > MAX_FRAME_BYTES:
-                        raise BrokenStreamError(f"a frame of {length} bytes; the most is {MAX_FRAME_BYTES}")
-                    begin, end = start + _LENGTH.size, start + _LENGTH.size + length
-                    if self._filled < end:
+                while self._filled - start >= _LENGTHS.size:
+                    size = _LENGTHS.size + sum(_LENGTHS.unpack_from(there, start))
+                    if size > MAX_FRAME_BYTES:
+                        raise BrokenStreamError(f"a frame of {size} bytes; the most is {MAX_FRAME_BYTES}")
+                    if self._filled - start < size:
                         break
-                    start, body = end, memoryview(bytes(there[begin:end]))
-                    yield _decode(body)
+                    start, whole = start + size, memoryview(bytes(there[start : start + size]))
+                    yield _decode(whole)
             finally:
-                self._keep(bytes(there[start : self._filled]), _LENGTH.size + length)
+                self._keep(bytes(there[start : self._filled]), size)
 
     def _keep(self, begun: bytes, size: int) -> None:
         """Move the beginning of a frame of `size` bytes to where the rest of it will be received."""
-        if len(begun) >= _LENGTH.size and size > len(self._shared):
+        if len(begun) >= _LENGTHS.size and size > len(self._shared):
             self._own, self._size = bytearray(min(size, BELIEVED_BYTES)), size
         into = self._shared if self._own is None else self._own
         self._filled = len(begun)
         into[: self._filled] = begun
 
 
-def _decode(body: memoryview) -> AnyFrame:
+def _decode(whole: memoryview) -> AnyFrame:
+    begin = _LENGTHS.size + int.from_bytes(whole[:4], "little")
     try:
-        return _decoder.decode(body)
+        frame = _decoder.decode(whole[_LENGTHS.size : begin])
     except msgspec.MsgspecError as error:
         raise BrokenStreamError(f"not a frame: {error}") from error
+    if isinstance(frame, Infer | Result):
+        frame.tensors.pieces = (whole[begin:],)
+    return frame
 
 
 class FrameProtocol(asyncio.BufferedProtocol):

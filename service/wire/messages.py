@@ -9,6 +9,7 @@ other side is gone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,27 +18,68 @@ import msgspec
 from service.loader.report import Report
 from service.loader.tuning import Tuned, Tuning
 from service.loader.verdict import Verdict
+from service.signature import ALIGNMENT, Signature
+
+#: Whatever has bytes: `collections.abc.Buffer` of Python 3.12.
+Buffer = bytes | memoryview
 
 
 class Frame(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """One message. Subclasses are the whole vocabulary."""
 
 
+class Tensors:
+    """The bytes of arrays, which follow a frame's header: memory that is handed on, never copied into the frame.
+
+    They lie as `service.signature.blocks` says. A frame that is sent may have them in several pieces; one that was
+    received has them in one.
+    """
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, *pieces: Buffer) -> None:
+        self.pieces = pieces
+
+    @classmethod
+    def of(cls, *arrays: Buffer) -> Tensors:
+        """Lay whole blocks one behind the other."""
+        pieces = list(arrays[:1])
+        for before, array in itertools.pairwise(arrays):
+            pieces += [bytes(-memoryview(before).nbytes % ALIGNMENT), array]
+        return cls(*pieces)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(memoryview(piece).nbytes for piece in self.pieces)
+
+    @property
+    def data(self) -> memoryview:
+        """Return all of it in one dimension; a copy if it is in several pieces."""
+        return memoryview(self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)).cast("B")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tensors) and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash(self.nbytes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tensors, (bytes(self.data),)
+
+
 class Infer(Frame, frozen=True):
     """Run `count` examples through a model.
 
-    `pixels` is `(count, C, H, W) uint8`, C order, in one dimension: a view, since copies of it are what a frame costs.
-    `deadline` is CLOCK_MONOTONIC seconds, the same clock in
-    every process of the machine. `alone` asks for a batch with nobody else in it.
+    `model` is NAME. `deadline` is CLOCK_MONOTONIC seconds, the same clock in every process of the machine. `alone` asks
+    for a batch with nobody else in it. `tensors` are the model's inputs.
     """
 
     id: int
     model: str
     count: int
-    top_k: int
     deadline: float
     alone: bool
-    pixels: memoryview
+    tensors: Tensors
 
 
 class Cancel(Frame, frozen=True):
@@ -53,7 +95,7 @@ class Wanted(Frame, frozen=True):
 
 
 class Result(Frame, frozen=True):
-    """The answer to an `Infer`: `probabilities` is `(count, k) float32`, `ids` is `(count, k) int32`.
+    """The answer to an `Infer`: the model's outputs.
 
     `queue_seconds` is the wait of the request's last example, `forward_seconds` the time its batches took.
     `backlog_seconds` is how long what now waits in the engine for this model, of all front ends, will take;
@@ -61,9 +103,7 @@ class Result(Frame, frozen=True):
     """
 
     id: int
-    k: int
-    probabilities: bytes
-    ids: bytes
+    tensors: Tensors
     queue_seconds: float
     forward_seconds: float
     backlog_seconds: float
@@ -81,7 +121,10 @@ class Failure(Frame, frozen=True):
 class ModelState(msgspec.Struct, frozen=True):
     """State of one model in one generation, as front ends need it and `/models/{m}` shows it.
 
-    `state` is `loading`, `ready` or `failed`; `detail` says why it failed. `input` is the card's, resolved.
+    `state` is `loading`, `ready` or `failed`; `detail` says why it failed. `task` and `input_kind` are names of the
+    catalogue. `input` is the card's, resolved, where the task has one; `decoded_for` is a digest of all that decides
+    how bytes become inputs, and an engine gets no inputs that were made for another one. `answer` is what the task's
+    output writes besides the results.
     `report` is the proof's, of a model that got that far; `verdict` says whether a compiled package answers for it.
     `cuda_graphs` are the batch sizes whose kernels a GPU is given at once.
     """
@@ -92,9 +135,12 @@ class ModelState(msgspec.Struct, frozen=True):
     detail: str = ""
     version: str = ""
     seal: str = ""
-    task: str = "classification"
+    task: str = ""
+    signature: Signature = Signature()
+    input_kind: str = ""
     input: dict[str, Any] = {}
-    labels: list[str] = []
+    decoded_for: str = ""
+    answer: dict[str, Any] = {}
     batch_sizes: list[int] = []
     tuning: Tuning | None = None
     tuned: Tuned | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -22,10 +23,11 @@ from service.host.metric_memory import make_metric_memory
 from service.loader.report import Report, RuleResult
 from service.metrics import Metrics
 from service.settings import Settings
-from service.wire.messages import Failure, ModelState, Result
+from service.wire.messages import Failure, ModelState, Result, Tensors
 from tests.support.models import SMALL, assert_right, direct, make_models, photographs
 from tests.support.ray import MISSING, SHIPPED, RayCluster, is_missing
 from tests.support.server import wait_for
+from tests.support.tensor_models import make_tensor_models
 from tests.support.tiny import tiny_at
 from tests.support.traffic import JPEG, Traffic
 
@@ -37,6 +39,7 @@ pytestmark = [
 ]
 
 CLIENTS = 8
+RECOMMEND = "/models/recommender/predict"
 
 #: Forwards take longer than all else, so that some requests are always in one, or wait for one. Who comes first after a
 #: test has put a file there takes it away and does what the test says; that is one engine, and proven by then.
@@ -100,10 +103,10 @@ def tricked(folder: Path, trick: str = "pass") -> tuple[Path, Path]:
 
 
 def test_a_client_is_answered_as_by_gradless_serve(cluster, serve, tmp_path):
-    models = small(tmp_path / "models")
-    cluster.deploy(models)
+    models = make_tensor_models(small(tmp_path / "models"), "recommender")
+    cluster.deploy(models, default_model="small")
     cluster.wait_until_serving()
-    alone = serve(models)
+    alone = serve(models, "--default-model", "small")
     alone.wait_ready()
     one, two = photographs()[:2]
     requests = [
@@ -117,6 +120,9 @@ def test_a_client_is_answered_as_by_gradless_serve(cluster, serve, tmp_path):
         ("/predict", {"content": one, "headers": {**JPEG, "X-Timeout-Ms": "soon"}}),
         ("/models/other/predict", {"content": one, "headers": JPEG}),
         ("/nowhere", {"content": one, "headers": JPEG}),
+        (RECOMMEND, {"json": {"instances": [{"user": 1, "items": [*range(20)]}, {"user": 999, "items": [499] * 20}]}}),
+        (RECOMMEND, {"json": {"instances": [{"user": 1.5, "items": [*range(20)]}]}}),
+        (RECOMMEND, {"content": one, "headers": JPEG}),
     ]
     pictures = {0: [one], 1: [one, two]}
     model = direct(models, "small")
@@ -126,7 +132,11 @@ def test_a_client_is_answered_as_by_gradless_serve(cluster, serve, tmp_path):
         assert found.status_code == expected.status_code
         assert found.headers["content-type"] == expected.headers["content-type"]
         assert len(found.headers.get_list("x-request-id")) == 1
-        if found.status_code == 200:
+        if path == RECOMMEND and found.status_code == 200:
+            theirs, ours = ([each["outputs"]["scores"] for each in a.json()["predictions"]] for a in (found, expected))
+            assert np.shape(theirs) == (2, 20)
+            np.testing.assert_allclose(theirs, ours, atol=1e-6)
+        elif found.status_code == 200:
             assert_right(found.json(), model, *pictures[number])
             assert "forward;dur=" in found.headers["server-timing"]
         else:
@@ -256,9 +266,9 @@ def test_load_adds_engines_and_quiet_takes_them_away_without_losing_a_request(cl
 
 # The client, with a handle that does as a test says
 
-STATE = ModelState("tiny", "ready", version="v1", input={"crop": 8})
-RESULT = Result(0, 1, b"", b"", 0.0, 0.0, 0.0, 0.0)
-PIXELS = np.zeros((1, 3, 8, 8), np.uint8)
+STATE = ModelState("tiny", "ready", version="v1", decoded_for="pictures of 8 pixels")
+RESULT = Result(0, Tensors(b"numbers"), 0.0, 0.0, 0.0, 0.0)
+ARRAYS = (np.zeros((2, 3, 8, 8), np.uint8), np.array([0.5, 1.5], np.float32))
 
 
 class Asked:
@@ -288,7 +298,7 @@ def gradless_ray() -> ModuleType:
 def ask(handle: Asked, state: ModelState = STATE, seconds: float = 30.0):
     known = Known("", {state.name: state})
     client = gradless_ray().RayClient(handle, known, Settings(), Metrics("test", make_metric_memory()))
-    return client, asyncio.run(client.infer(state, PIXELS, 5, time.monotonic() + seconds))
+    return client, asyncio.run(client.infer(state, 2, ARRAYS, time.monotonic() + seconds))
 
 
 def died(times: int) -> list[Exception]:
@@ -303,6 +313,15 @@ def test_a_request_goes_alone_after_a_second_death():
     assert (answer, state) == (RESULT, STATE)
     assert [frame.alone for frame, *_ in handle.calls] == [False, False, True, True]
     assert all(0 < seconds <= 30 for _, seconds, *_ in handle.calls)
+    assert all(words[2:] == (STATE.version, STATE.decoded_for) for words in handle.calls)
+
+
+def test_a_request_is_pickled_with_its_arrays_as_an_engine_lays_them_out():
+    handle = Asked((RESULT, None))
+    ask(handle)
+    [(frame, *_)] = handle.calls
+    again = pickle.loads(pickle.dumps(frame))
+    assert (again.count, bytes(again.tensors.data)) == (2, ARRAYS[0].tobytes() + ARRAYS[1].tobytes())
 
 
 def test_an_input_under_which_engines_die_again_and_again_gets_the_blame():
@@ -323,7 +342,7 @@ def test_another_version_that_takes_the_same_input_answers():
 
 
 def test_a_request_is_decoded_again_for_a_version_that_takes_another_input():
-    other = msgspec.structs.replace(STATE, version="v2", input={"crop": 16})
+    other = msgspec.structs.replace(STATE, version="v2", decoded_for="pictures of 16 pixels")
     with pytest.raises(InputChangedError):
         ask(Asked((None, other)))
 

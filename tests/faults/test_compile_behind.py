@@ -14,7 +14,6 @@ import torch
 
 import service.compiler.compile as compiling
 from service.compiler.compile import Place
-from service.compiler.photographs import photographs as compiled_photographs
 from service.engine.model import DEFAULT_CAP
 from service.host.cores import usable_cores
 from service.loader.load import load
@@ -99,7 +98,7 @@ def test_kills_with_two_batches_under_way_lose_nothing(serve, tmp_path, monkeypa
     folder = find_models(SHIPPED)["efficientnet_lite0"]
     place = Place(torch.device("cpu"), usable_cores(), tmp_path / "cache")
     tunings = {load(folder).version: Tuning("channels_last", usable_cores())}  # of one thread there are no pieces
-    assert compiling.compile_model(folder, place, tunings, compiled_photographs).verdict.state == "compiled"
+    assert compiling.compile_model(folder, place, tunings).verdict.state == "compiled"
 
     server = serve(SHIPPED, "--optimize", "auto", "--cache", str(tmp_path / "cache"))
     assert optimization(server, "efficientnet_lite0")["state"] == "compiled"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from PIL import Image
 
 from tests.support.coloured import ask, make_coloured, restarts
 from tests.support.models import direct
@@ -86,6 +89,16 @@ def test_e6_a_row_of_nan_fails_its_own_request_and_nobody_else_in_the_batch(serv
             assert white.status_code == 500
         traffic.wait_for_answers(20)
     traffic.assert_all_right(model)
+
+
+def test_e6_predict_says_what_a_row_of_nan_is_and_answers_the_others(wayward, tmp_path, here):
+    for name, colour in {"grey": (9, 9, 9), "white": (255, 255, 255)}.items():
+        Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
+    code, out, err = here("predict", tmp_path, "--models", wayward, "--json")
+    assert code == 1, err
+    grey, white = json.loads(out)["predictions"]
+    assert len(grey["classes"]) == 5
+    assert white == {"file": str(tmp_path / "white.png"), "error": "The model returned NaN for this input."}
 
 
 def test_e17_a_worker_that_dies_takes_its_process_with_it_and_nothing_is_lost(serve, wayward):

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import torch
 import torchvision
-from torch import Tensor
 
 from service.errors import ConfigurationError
+from service.loader.compiled import Arrays
 from service.loader.load import load
-from service.loader.probes import probes
 from service.loader.proof import prove
 from service.loader.report import Report
 from service.loader.repository import find_models
-from service.tasks.adapters.picture import mean_and_std, normalise
 from tests.support.models import make_models
 from tests.support.newcomer import section
 
@@ -52,15 +50,16 @@ def prove_torchvision(name: str, root: Path, dtype: torch.dtype = torch.float32,
     card = f'weights = "random:1"\narchitecture = "torchvision:{name}"\n[input]\nresize = {side}\ncrop = {side}\n'
     models = make_models(root, **{name: card})
     loaded = load(find_models(models)[name])
+    preparation = loaded.adapter.preparation
+    preparation.dtype = dtype
     module = loaded.module.to(dtype)
-    scale = mean_and_std(loaded.input)
 
-    def run_batch(pixels: Tensor) -> Tensor:
-        answer: Tensor = module(normalise(pixels, *scale, dtype))
-        return answer
+    def run_batch(arrays: Arrays) -> Arrays:
+        outputs: Arrays = loaded.adapter(*arrays)
+        return outputs
 
     with torch.inference_mode():
-        return prove(run_batch, module, probes(2 * SIZES[-1], loaded.input.shape), SIZES)
+        return prove(run_batch, module, preparation.examples(2 * SIZES[-1]), SIZES)
 
 
 @dataclass

@@ -73,7 +73,7 @@ ROWS = [
         ("test_i8_bad_json_is_refused_within_a_tenth_of_a_second_of_its_end",),
         Broken(
             "instances are built before they are counted",
-            "service/frontend/inputs.py",
+            "service/tasks/inputs/picture_bodies.py",
             "    _count_first(body, most)\n",
             "",
         ),
@@ -83,7 +83,7 @@ ROWS = [
         "one bad picture in a multipart of several",
         ("test_one_bad_picture_of_several_is_named",),
         Broken(
-            "the words do not say which", "service/frontend/predict.py", "Picture {len(tensors)} of", "A picture of"
+            "the words do not say which", "service/frontend/predict.py", "Picture {len(examples)} of", "A picture of"
         ),
     ),
     Row(
@@ -146,8 +146,8 @@ ROWS = [
         Broken(
             "decoding has all the time in the world",
             "service/frontend/predict.py",
-            "return await by_deadline(deadline, doing, self._decode_in_pool(decoder, pictures))",
-            "return await self._decode_in_pool(decoder, pictures)",
+            "return await by_deadline(deadline, doing, self._decode_in_pool(reader, given))",
+            "return await self._decode_in_pool(reader, given)",
             "test_i17_a_deadline_is_kept_while_a_picture_is_being_decoded",
         ),
     ),
@@ -162,7 +162,7 @@ ROWS = [
         ),
         Broken(
             "a part need not end",
-            "service/frontend/multipart.py",
+            "service/tasks/inputs/multipart.py",
             '    raise Malformed(\n        f"Part {number} of the multipart body (counting from 0) does',
             '    return\n    raise Malformed(\n        f"Part {number} of the multipart body (counting from 0) does',
             "test_a_body_cut_anywhere_is_refused",
@@ -250,7 +250,9 @@ ROWS = [
             "test_e6_e16_what_a_model_does_wrong_is_500_in_words_and_it_serves_on",
             "test_e6_a_row_of_nan_fails_its_own_request_and_nobody_else_in_the_batch",
         ),
-        Broken("nobody looks for NaN", "service/engine/replies.py", "if not 0 <= best <= MOST_PROBABLE:", "if False:"),
+        Broken(
+            "nobody looks for NaN", "service/tasks/adapters/heads.py", "if not 0 <= value <= MOST_PROBABLE", "if False"
+        ),
     ),
     Row(
         "E8",
@@ -395,8 +397,8 @@ ROWS = [
         Broken(
             "each body is kept",
             "service/frontend/predict.py",
-            "        pictures = await read_pictures(",
-            "        self.__dict__.setdefault('kept', []).append(body * 4)\n        pictures = await read_pictures(",
+            "        given = await self._read(sides",
+            "        self.__dict__.setdefault('kept', []).append(body * 4)\n        given = await self._read(sides",
         ),
     ),
     Row(
@@ -972,7 +974,7 @@ ROWS = [
         Broken(
             "keys are not looked at",
             "service/frontend/predict.py",
-            "            self._keys.check(request.headers)\n",
+            "            self._keys.check(headers)\n",
             "            pass\n",
             "test_s2_anything_else_is_401",
         ),
@@ -1074,6 +1076,88 @@ ROWS = [
             'for model in unjudged if cause == "exit 0" else unjudged[:1]:',
             "for model in unjudged[:0]:",
             "test_a_compiler_that_is_killed_is_told_and_harms_nobody",
+        ),
+    ),
+    Row(
+        "T1",
+        "a missing, unknown or doubled input; wrong dtypes and shapes; npy and npz files that are not what they say",
+        (
+            "test_t1_json_that_does_not_fit_is_told_by_instance_and_input",
+            "test_t1_a_name_that_comes_twice_is_refused",
+            "test_t1_arrays_that_do_not_fit_are_told_by_input",
+            "test_t1_a_file_that_is_not_what_its_header_says_is_refused",
+            "test_t1_a_zip_with_a_name_twice_or_a_bomb_in_it_is_refused",
+            "test_t1_other_byte_orders_and_fortran_s_order_are_read",
+        ),
+        Broken(
+            "an array's shape is believed",
+            "service/tasks/inputs/tensor_bodies.py",
+            "if array.dtype != wanted or array.ndim != 1 + len(spec.shape) or array.shape[1:] != spec.shape:",
+            "if False:",
+            "test_t1_arrays_that_do_not_fit_are_told_by_input",
+        ),
+    ),
+    Row(
+        "T3",
+        "NaN, infinities, numbers that the dtype does not have; a million of them nested eight deep, and ragged",
+        (
+            "test_t3_a_number_that_the_dtype_does_not_have_is_refused",
+            "test_t3_the_last_number_that_a_dtype_has_comes_back",
+            "test_t3_a_million_numbers_nested_eight_deep_are_read",
+            "test_t3_a_million_numbers_of_which_one_row_is_ragged_are_refused_within_a_tenth_of_a_second",
+            "test_t3_not_a_number_passes_in_npy_where_no_range_forbids_it",
+        ),
+        Broken(
+            "what is too large for a dtype becomes infinite",
+            "service/tasks/inputs/tensor_bodies.py",
+            "            _check_fits(spec, array)\n",
+            "            pass\n",
+            "test_t3_a_number_that_the_dtype_does_not_have_is_refused",
+        ),
+    ),
+    Row(
+        "T4",
+        "ids beyond an embedding",
+        (
+            "test_t4_ids_beyond_the_range_are_refused_and_named",
+            "test_t4_without_a_range_ids_beyond_an_embedding_cost_their_own_request_alone",
+        ),
+        Broken(
+            "nobody looks at the range",
+            "service/tasks/inputs/tensor_bodies.py",
+            "if not within.all():",
+            "if False:",
+            "test_t4_ids_beyond_the_range_are_refused_and_named",
+        ),
+    ),
+    Row(
+        "T7",
+        "an empty batch, more than a request may have, and single numbers in several batches",
+        (
+            "test_t7_no_instances_too_many_and_none_of_the_batch_are_refused",
+            "test_t7_more_instances_than_a_batch_holds_come_back_in_order",
+        ),
+        Broken(
+            "nobody counts the rows of an array",
+            "service/tasks/inputs/tensor_bodies.py",
+            "        if count > most:",
+            "        if False:",
+            "test_t7_no_instances_too_many_and_none_of_the_batch_are_refused",
+        ),
+    ),
+    Row(
+        "T9",
+        "outputs of another shape or dtype than at the start, a dict without its key, NaN",
+        (
+            "test_t9_an_answer_that_is_not_what_it_was_at_the_start_fails_its_own_example",
+            "test_t9_its_neighbours_in_the_batch_are_answered",
+        ),
+        Broken(
+            "outputs are taken as they come",
+            "service/tasks/adapters/adapter.py",
+            "if output.dtype is not dtype or output.shape != (count, *spec.shape):",
+            "if False:",
+            "test_t9_an_answer_that_is_not_what_it_was_at_the_start_fails_its_own_example",
         ),
     ),
 ]

@@ -112,7 +112,8 @@ class Direct:
         image = transforms.resize(image, [self.resize], interpolation=self.interpolation, antialias=True)
         image = transforms.center_crop(image, [self.crop, self.crop])
         with torch.inference_mode():
-            logits = self.module(((image.float() - self.mean) / self.std).unsqueeze(0))
+            returned = self.module(((image.float() - self.mean) / self.std).unsqueeze(0))
+        logits = returned["logits"] if isinstance(returned, dict) else returned
         return torch.softmax(logits, dim=1)[0]
 
 

@@ -178,9 +178,8 @@ HEADS = {
         "a model with one output",
         _card("one_number"),
         says=(
-            "task: the model gives one number for a picture, and the probability of a single class is always 1; "
-            'for yes or no from one logit set activation = "sigmoid"; regression is a task that this version does'
-            " not have"
+            "task: the model gives one number for each input, and the probability of a single class is always 1; "
+            'for yes or no from one logit set activation = "sigmoid"; for a number set task = "regression"'
         ),
     ),
     "yes-or-no": Case(
@@ -552,32 +551,35 @@ CODE = {
         "a model of text",
         _card("text"),
         says=(
-            "…this version serves picture classifiers: forward gets (N, 3, H, W) float32 and must give (N, "
-            "classes); its layer 0 (Embedding) takes token ids"
+            "…this card serves pictures: forward gets (N, 3, H, W) float32 and must give one row for each; "
+            'its layer 0 (Embedding) takes token ids; set task = "tensor" and describe its '
+            "inputs under [inputs.NAME]"
         ),
     ),
     "sound": Case(
         "a model of sound",
         _card("sound"),
         says=(
-            "…this version serves picture classifiers: forward gets (N, 3, H, W) float32 and must give (N, "
-            "classes); its layer 0 (Conv1d) takes signals, (N, 1, L)"
+            "…this card serves pictures: forward gets (N, 3, H, W) float32 and must give one row for each; "
+            'its layer 0 (Conv1d) takes signals, (N, 1, L); set task = "tensor" and describe its '
+            "inputs under [inputs.NAME]"
         ),
     ),
     "table": Case(
         "a model of tables",
         _card("table"),
         says=(
-            "…this version serves picture classifiers: forward gets (N, 3, H, W) float32 and must give (N, "
-            "classes); its layer 0 (Linear) takes rows of 10 numbers"
+            "…this card serves pictures: forward gets (N, 3, H, W) float32 and must give one row for each; "
+            'its layer 0 (Linear) takes rows of 10 numbers; set task = "tensor" and describe its '
+            "inputs under [inputs.NAME]"
         ),
     ),
     "grey": Case(
         "a model of grey pictures",
         _card("grey"),
         says=(
-            "…this version serves picture classifiers: forward gets (N, 3, H, W) float32 and must give (N, "
-            "classes); its layer 0 (Conv2d) takes grey pictures; write mean = [127.5] and std = [127.5] under "
+            "…this card serves pictures: forward gets (N, 3, H, W) float32 and must give one row for each; "
+            "its layer 0 (Conv2d) takes grey pictures; write mean = [127.5] and std = [127.5] under "
             "[input], or its own numbers, and pictures become grey"
         ),
     ),
@@ -594,8 +596,8 @@ CODE = {
         "a model of another size of pictures",
         _card("of_28_pixels"),
         says=(
-            "…this version serves picture classifiers: forward gets (N, 3, H, W) float32 and must give (N, "
-            "classes); its layer 2 (Linear) takes 2704 numbers and received 144; under [input] set resize and crop to "
+            "…this card serves pictures: forward gets (N, 3, H, W) float32 and must give one row for each; "
+            "its layer 2 (Linear) takes 2704 numbers and received 144; under [input] set resize and crop to "
             "the size that it was trained on"
         ),
     ),

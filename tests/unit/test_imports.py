@@ -1,6 +1,7 @@
 """The shape of the code: no import circle, no file, class or folder that one reading cannot hold, one name a file."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,10 +18,11 @@ MOST_LINES, MOST_METHODS, MOST_ARGUMENTS, MOST_FILES = 300, 20, 7, 9
 SHARED_NAMES = {
     "__init__.py",
     "architecture.py",  # a model's folder, whose cards name it, and the loader of such files
-    "photographs.py",  # the compiler's decoded ones are those of the tasks
+    "comparison.py",  # of two servers, in the benchmark, and of outputs, in a proof
     "picture.py",  # a task's input, and its adapter
     "predict.py",  # the route, and the command
     "process.py",  # the entry point of a child: the engine's, the compiler's
+    "results.py",  # of the benchmark, and of an engine
 }
 
 FILES = sorted(SERVICE.rglob("*.py"))
@@ -143,3 +145,16 @@ def test_a_file_name_occurs_once():
 @pytest.mark.parametrize("name", sorted(SHARED_NAMES))
 def test_a_name_that_may_be_shared_is_shared(name):
     assert Counter(file.name for file in FILES)[name] > 1, f"take {name} out of SHARED_NAMES"
+
+
+def test_engine_wire_supervisor_and_compiler_know_nothing_of_pictures_and_classifiers():
+    """They go by a model's signature. `.labels(` is Prometheus's."""
+    wanted = re.compile(r"picture|pixel|\bcrop\b|classif|\blabels?\b", re.IGNORECASE)
+    found = [
+        f"{file.relative_to(SERVICE)}:{number}: {line.strip()}"
+        for room in ("engine", "wire", "supervisor", "compiler")
+        for file in (SERVICE / room).rglob("*.py")
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if wanted.search(line.replace(".labels(", "("))
+    ]
+    assert found == []

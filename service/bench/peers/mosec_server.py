@@ -17,8 +17,8 @@ class DecodeWorker(mosec.Worker):  # type: ignore[misc]
         super().__init__()
         self._decode = decoder(WorkloadSpec.from_environment())
 
-    def deserialize(self, data: bytes) -> bytes:
-        return data
+    def deserialize(self, data: memoryview) -> bytes:
+        return bytes(data)
 
     def forward(self, data: bytes) -> Any:
         return self._decode(data)

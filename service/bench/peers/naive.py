@@ -20,13 +20,15 @@ from torchvision.transforms import InterpolationMode, v2
 from service.bench.workload import WorkloadSpec
 from service.loader.load import load
 from service.loader.repository import find_models
+from service.loader.resolved import resolved_input
+from service.tasks.adapters.flattening import scores_of
 
 
 def main() -> None:
     spec = WorkloadSpec.from_environment()
     folder = find_models(Path(spec.models))[spec.name]
     loaded = load(folder)
-    model, seen = loaded.module, loaded.input
+    model, seen, labels = loaded.module, resolved_input(folder), loaded.answer["labels"]
     cropped = [v2.CenterCrop(seen.crop)] if seen.crop else []
     grey = [] if len(seen.mean) == 3 else [v2.Grayscale()]
     preprocess = v2.Compose(
@@ -46,10 +48,10 @@ def main() -> None:
     async def predict(request: Request) -> dict[str, Any]:
         picture = Image.open(io.BytesIO(await request.body())).convert("RGB")
         with torch.no_grad():
-            scores = model(preprocess(picture).unsqueeze(0))
-        best = torch.softmax(scores, dim=1)[0].topk(min(5, len(loaded.labels)))
+            scores = scores_of(model(preprocess(picture).unsqueeze(0)))
+        best = torch.softmax(scores, dim=1)[0].topk(min(5, len(labels)))
         classes = [
-            {"id": number, "label": loaded.labels[number], "probability": probability}
+            {"id": number, "label": labels[number], "probability": probability}
             for probability, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
         return {"model": spec.name, "version": loaded.version, "predictions": [{"classes": classes}]}

@@ -12,8 +12,6 @@ import time
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 
 from service.errors import Draining, ModelNotFound, NotReady, NotReplayed
@@ -24,18 +22,17 @@ from service.frontend.engines.known import Known
 from service.frontend.engines.orphans import Orphans
 from service.frontend.engines.places import Outlook, Places
 from service.metrics import Metrics
-from service.wire.messages import Cancel, EngineDied, Infer, ModelState, Result
+from service.tasks.inputs.input import Arrays
+from service.wire.messages import Cancel, EngineDied, Infer, ModelState, Result, Tensors
 
 log = structlog.get_logger()
-
-Pixels = npt.NDArray[np.uint8]
 
 #: An id's lower bits count the requests of one front end: a trillion.
 _COUNT_BITS = 40
 
 
 class InputChangedError(Exception):
-    """The model takes another input than the pixels were decoded for: its card has changed meanwhile."""
+    """The model takes other inputs than these were made for: its card has changed meanwhile."""
 
 
 class Client(Protocol):
@@ -50,21 +47,22 @@ class Client(Protocol):
     def want(self, model: str) -> None:
         """Say that somebody waits for a model that is not ready yet."""
 
-    def admit(self, model: str, count: int, deadline: float) -> AbstractContextManager[None]:
-        """Hold places for `count` examples that shall be answered before `deadline` (CLOCK_MONOTONIC seconds).
+    def admit(self, model: str, count: int, nbytes: int, deadline: float) -> AbstractContextManager[None]:
+        """Hold places for `count` examples, of `nbytes` in all, to be answered by `deadline` (CLOCK_MONOTONIC seconds).
 
         Raises:
             Overloaded: on entry, where there are not enough places, or an answer would come too late.
         """
 
-    async def infer(self, state: ModelState, pixels: Pixels, top_k: int, deadline: float) -> tuple[Result, ModelState]:
-        """Return the classes of every example of `pixels`, `(N, C, H, W) uint8`, and the model that gave them.
+    async def infer(self, state: ModelState, count: int, arrays: Arrays, deadline: float) -> tuple[Result, ModelState]:
+        """Return the outputs for `count` examples, and the model that gave them.
 
-        `state` is the model that they were decoded for; another generation of it answers if it takes the same input.
+        `state` is the model that the arrays, `(count, ...)` for each input, were made for; another generation of it
+        answers if it takes the same.
 
         Raises:
             DeadlineExceeded: `deadline` (CLOCK_MONOTONIC seconds) passed.
-            InputChangedError: no engine takes these pixels any more; decode the request again.
+            InputChangedError: no engine takes these arrays any more; read the request again.
             Refusal: what the engine says went wrong with it.
         """
 
@@ -74,12 +72,12 @@ class EngineClient(Client):
 
     Args:
         start: a number that no other front end of this server has or had; request ids begin with it.
-        max_examples: the most examples accepted and unanswered at once.
+        places: how much may be accepted and unanswered at once.
     """
 
-    def __init__(self, start: int, known: Known, max_examples: int, metrics: Metrics) -> None:
+    def __init__(self, start: int, known: Known, places: Places, metrics: Metrics) -> None:
         self.known = known
-        self.places = Places(max_examples)
+        self.places = places
         self.fleet = Fleet(known, self._send_orphans, self._replay)
         self._ids = itertools.count(start << _COUNT_BITS)
         self._metrics = metrics
@@ -91,8 +89,8 @@ class EngineClient(Client):
     def want(self, model: str) -> None:
         self.fleet.want(model)
 
-    def admit(self, model: str, count: int, deadline: float) -> AbstractContextManager[None]:
-        return self.places.hold(count, self._outlook(model, count), deadline)
+    def admit(self, model: str, count: int, nbytes: int, deadline: float) -> AbstractContextManager[None]:
+        return self.places.hold(count, nbytes, self._outlook(model, count), deadline)
 
     def _outlook(self, model: str, count: int) -> Outlook:
         """Forecast what the least busy engine would do with this many examples.
@@ -108,10 +106,12 @@ class EngineClient(Client):
         wait = engine.forecast.wait(now, model) + engine.forecast.cost(model, max(0, decoding)) / len(engines)
         return Outlook(wait, engine.forecast.cost(model, max(count, *engine.models[model].batch_sizes, 1)))
 
-    async def infer(self, state: ModelState, pixels: Pixels, top_k: int, deadline: float) -> tuple[Result, ModelState]:
-        frame = Infer(next(self._ids), state.name, len(pixels), top_k, deadline, False, pixels.reshape(-1).data)
+    async def infer(self, state: ModelState, count: int, arrays: Arrays, deadline: float) -> tuple[Result, ModelState]:
+        frame = Infer(
+            next(self._ids), state.name, count, deadline, False, Tensors.of(*[array.data for array in arrays])
+        )
         loop = asyncio.get_running_loop()
-        pending = Pending(frame, loop.create_future(), state.input)
+        pending = Pending(frame, loop.create_future(), state.decoded_for)
         expiry = loop.call_later(deadline - time.monotonic(), pending.expire)
         self._dispatch(pending)
         try:
@@ -124,7 +124,7 @@ class EngineClient(Client):
         """Send to the engine that will be done first; with none up, hold until the next one or the deadline."""
         model = pending.frame.model
         engines = self.fleet.serving(model)
-        fitting = [engine for engine in engines if engine.models[model].input == pending.decoded_for]
+        fitting = [engine for engine in engines if engine.models[model].decoded_for == pending.decoded_for]
         if engines and not fitting:
             pending.future.set_exception(InputChangedError())
         elif engines:

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from service.errors import BY_NAME, DeadlineExceeded
 from service.frontend.engines.forecast import Forecast
@@ -16,11 +15,11 @@ from service.wire.messages import AnyFrame, Cancel, EngineDied, Failure, Generat
 
 @dataclass(eq=False, slots=True)
 class Pending:
-    """A request that has no answer yet, what its pixels were decoded for, and what has happened to it."""
+    """A request that has no answer yet, what its inputs were made for, and what has happened to it."""
 
     frame: Infer
     future: asyncio.Future[tuple[Result, ModelState]]
-    decoded_for: dict[str, Any]
+    decoded_for: str
     engine: EngineConnection | None = None
     kills: int = 0
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from service.errors import Overloaded
+from service.settings import Settings
 
 #: Safety factor on a forecast wait: a request that is admitted and then misses its deadline has wasted its place.
 PRUDENCE = 1.1
@@ -21,15 +22,22 @@ class Outlook(NamedTuple):
 
 
 class Places:
-    """Counts the examples that are accepted and unanswered, `most` at once."""
+    """Counts the examples that are accepted and unanswered, and their bytes: `most` of each at once."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
+        self._most_bytes = most_bytes
         self.taken = 0
+        self._bytes = 0
 
     @contextmanager
-    def hold(self, count: int, outlook: Outlook, deadline: float) -> Iterator[None]:
+    def hold(self, count: int, nbytes: int, outlook: Outlook, deadline: float) -> Iterator[None]:
         """Hold places for `count` examples that shall be answered before `deadline` (CLOCK_MONOTONIC seconds).
+
+        A request whose inputs alone are larger than all that may wait is let in when nothing else waits.
+
+        Args:
+            nbytes: of their inputs.
 
         Raises:
             Overloaded: there are fewer places left, or what is there already would take longer than that.
@@ -37,12 +45,21 @@ class Places:
         now = time.monotonic()
         finish = now + PRUDENCE * outlook.wait + outlook.batch
         if self.taken + count > self._most:
-            raise Overloaded(f"{self.taken} pictures are waiting; the most is {self._most}.", outlook.wait)
+            raise Overloaded(f"{self.taken} examples are waiting; the most is {self._most}.", outlook.wait)
+        if self._bytes and self._bytes + nbytes > self._most_bytes:
+            words = f"The inputs that are waiting take {self._bytes:,} bytes; the most is {self._most_bytes:,}."
+            raise Overloaded(words, outlook.wait)
         if outlook.wait and finish > deadline:
             words = f"An answer would take about {finish - now:.1f} s; the deadline is in {deadline - now:.1f} s."
             raise Overloaded(words, finish - deadline)
         self.taken += count
+        self._bytes += nbytes
         try:
             yield
         finally:
             self.taken -= count
+            self._bytes -= nbytes
+
+
+def places_of(settings: Settings) -> Places:
+    return Places(settings.max_queued_examples, settings.max_queued_bytes)

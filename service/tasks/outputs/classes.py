@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from service.signature import Signature
+from service.tasks.outputs.answer import JSON, Answering, Written
+from service.tasks.outputs.options import agreed_top_k, top_k_of_query
 
 
 class Class(msgspec.Struct):
@@ -19,7 +25,7 @@ class Prediction(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """The body of a 200: one prediction for each picture, in order."""
+    """The body of a 200: one prediction for each example, in order."""
 
     model: str
     version: str
@@ -31,13 +37,29 @@ def prediction(ids: Iterable[int], probabilities: Iterable[float], labels: Seque
     return Prediction([Class(i, labels[i], float(f"{p:.7g}")) for i, p in zip(ids, probabilities, strict=True)])
 
 
-def predictions(count: int, k: int, ids: bytes, probabilities: bytes, labels: Sequence[str]) -> list[Prediction]:
-    """Return the classes of each of `count` examples.
+def predictions(
+    ids: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float32], labels: Sequence[str]
+) -> list[Prediction]:
+    """Return the classes of each example; both arrays are `(N, k)`."""
+    return [prediction(*row, labels) for row in zip(ids.tolist(), probabilities.tolist(), strict=True)]
 
-    Args:
-        ids: `(count, k) int32`, C order.
-        probabilities: `(count, k) float32`, C order.
-    """
-    id_rows: list[Any] = memoryview(ids).cast("i", (count, k)).tolist()
-    probability_rows: list[Any] = memoryview(probabilities).cast("f", (count, k)).tolist()
-    return [prediction(*row, labels) for row in zip(id_rows, probability_rows, strict=True)]
+
+class ClassesOutput:
+    """Writes the most probable classes; its wish is `top_k`, or None where nobody has said it."""
+
+    def wishes(self, query: Iterable[tuple[str, str]], accept: str, signature: Signature) -> int | None:
+        return top_k_of_query(query)
+
+    def agreed(self, wishes: int | None, options: Mapping[str, Any]) -> int:
+        return agreed_top_k(wishes, options.get("top_k"))
+
+    def documented(self, signature: Signature, answer: Mapping[str, Any]) -> dict[str, Any]:
+        return {"application/json": {"schema": {"$ref": "#/components/schemas/Answer"}}}
+
+    def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: int) -> Written:
+        probabilities, ids = results
+        found = predictions(ids[:, :wishes], probabilities[:, :wishes], by.answer["labels"])
+        return Written(_encoder.encode(Answer(by.name, by.version, found)), JSON)
+
+
+_encoder = msgspec.json.Encoder()

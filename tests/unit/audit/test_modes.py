@@ -17,10 +17,10 @@ from service.audit.modes import classifier_of
 from service.errors import ConfigurationError
 from service.loader.card import Card
 from service.loader.freeze import freeze
-from service.loader.probes import probes
 from service.loader.repository import ModelFolder, find_models
 from service.loader.weights import build
 from service.settings import read_settings
+from service.tasks.adapters.made_up import blots
 from tests.support.models import SMALL, make_models
 
 BATCH, SIDE = 8, 32
@@ -71,7 +71,7 @@ def counted(models, mode):
 
     context = contexts.get(mode, torch.enable_grad)
     with context(), torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed):
-        output = module((probes(BATCH, (3, SIDE, SIDE)).float() - 127) / 64)
+        output = module((blots(BATCH, (3, SIDE, SIDE)).float() - 127) / 64)
     return walk(output), len(saved), sum(saved)
 
 

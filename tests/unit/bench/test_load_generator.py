@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from service.bench import load_generator
+from service.bench.bodies import Seen
 from service.bench.load_generator import Tally, Traffic, closed_loop, http_requests, open_loop
 from service.tasks.photographs import bench_pictures
 
@@ -52,7 +53,7 @@ def response(status: int = 200, headers: str = "") -> bytes:
 
 
 def traffic(port: int, **more) -> Traffic:
-    return Traffic("127.0.0.1", port, "/predict", 32, **({"seconds": 0.5} | more))
+    return Traffic("127.0.0.1", port, "/predict", Seen(32), **({"seconds": 0.5} | more))
 
 
 def test_a_closed_loop_counts_every_answer_by_its_kind_and_adds_up_the_stages():

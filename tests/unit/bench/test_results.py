@@ -81,7 +81,7 @@ def test_what_is_served_in_bfloat16_is_held_against_the_eager_loop_in_float32(mo
 
 def test_who_spent_the_processor_is_told_of_the_best_load(model):
     text = as_markdown(Results("c", "d", "e", {}, [model]))
-    assert "5.0 CPU seconds of a thousand pictures go, 8 clients: engine 4.00, front end 1.00." in text
+    assert "5.0 CPU seconds of a thousand examples go, 8 clients: engine 4.00, front end 1.00." in text
 
 
 def test_a_failure_of_the_servers_is_counted_and_a_peers_is_not(model):

@@ -11,7 +11,6 @@ import torch
 
 from service.compiler import compile as compiling
 from service.compiler.compile import Place, compile_model
-from service.compiler.photographs import photographs
 from service.engine.cache_keys import package_key
 from service.engine.model import ServedModel
 from service.engine.package import use_package
@@ -19,7 +18,6 @@ from service.loader.compiled import CannotCompileError, Package, bits, export
 from service.loader.compilers import COMPILERS, load_package
 from service.loader.load import load
 from service.loader.packages import Packages, RefusedPackageError
-from service.loader.probes import probes
 from service.loader.proof import prove
 from service.loader.repository import find_models
 from service.loader.tuning import Tuning
@@ -63,10 +61,6 @@ def net(root, line="", norm="", *lines):
     return tiny(root, "random:1", *lines, code=CODE.format(line=line, norm=norm))
 
 
-def none(model):
-    return torch.zeros(0, 3, 8, 8, dtype=torch.uint8)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def inductor_cache(tmp_path_factory):
     """Where precompiled headers are shared between these tests, and then gone."""
@@ -89,10 +83,10 @@ def always_worth_it(monkeypatch):
 def one_package(tmp_path_factory):
     """A package of the net, really built, for two threads."""
     folder = net(tmp_path_factory.mktemp("models"))
-    model = ServedModel(load(folder), folder.card, CPU)
+    model = ServedModel(load(folder), CPU)
     file = tmp_path_factory.mktemp("package") / "net.pt2"
     target = dataclasses.replace(model.target(), threads=2)
-    INDUCTOR[0].build(export(model.entry(), target), file, target)
+    INDUCTOR[0].build(export(model.adapter, model.examples(2), target), file, target)
     return file
 
 
@@ -119,7 +113,7 @@ def no_openvino(monkeypatch):
 
 
 def judge(folder, cache, **more):
-    return compile_model(folder, Place(CPU, 1, cache), {}, none, **more).verdict
+    return compile_model(folder, Place(CPU, 1, cache), {}, **more).verdict
 
 
 @pytest.mark.parametrize("compiler", [c for c in COMPILERS if not c.thorough], ids=lambda compiler: compiler.name)
@@ -132,24 +126,25 @@ def test_a_package_answers_as_eager_does_at_every_size_and_passes_the_proof(
     monkeypatch.setattr(compiling, "COMPILERS", [compiler])
     folder = net(tmp_path)
     in_two = {load(folder).version: Tuning("contiguous_format", 2)}
-    verdict = compile_model(folder, Place(CPU, 2, tmp_path / "cache"), in_two, none).verdict
+    verdict = compile_model(folder, Place(CPU, 2, tmp_path / "cache"), in_two).verdict
     assert verdict.state == "compiled"
     assert 0 <= verdict.difference <= 1e-5
     assert verdict.package.endswith(compiler.suffix)
     assert compiler.name in {candidate.name for candidate in verdict.candidates}
     assert all(list(candidate.seconds) == [1, 2, 4, 8] for candidate in verdict.candidates)
 
-    model = ServedModel(load(folder), folder.card, CPU)
-    eager = ServedModel(load(folder), folder.card, CPU)
+    model = ServedModel(load(folder), CPU)
+    eager = ServedModel(load(folder), CPU)
     model.apply(verdict.tuning)
     package = load_package(Packages(tmp_path / "cache").open(verdict), model.target())
-    pixels = probes(16, (3, 8, 8))
+    arrays = model.examples(16)
     with torch.inference_mode():
         model.run_package(package, verdict.sha256)
         assert bits(model.probe()) == verdict.probe
         for size in model.sizes:
-            torch.testing.assert_close(model.run_batch(pixels[:size]), eager.run_batch(pixels[:size]))
-        report = prove(model.run_batch, model.module, pixels, model.sizes)
+            batch = tuple(array[:size] for array in arrays)
+            torch.testing.assert_close(model.run_batch(batch), eager.run_batch(batch))
+        report = prove(model.run_batch, model.module, arrays, model.sizes)
     assert report.passed, report.refusal
     assert not report.inconclusive
 
@@ -164,16 +159,16 @@ def test_a_package_of_a_grey_model_that_sees_a_rectangle_answers_as_eager_does(
     lines = "resize = [8, 12]\nmean = [127]\nstd = [64]\n"
     card.write_text(card.read_text().replace("resize = 8\ncrop = 8\n", lines))
     folder = find_models(tmp_path)["tiny"]
-    verdict = compile_model(folder, Place(CPU, 2, tmp_path / "cache"), {}, photographs).verdict
+    verdict = compile_model(folder, Place(CPU, 2, tmp_path / "cache"), {}).verdict
     assert verdict.state == "compiled"
     assert verdict.difference <= 1e-5
-    model = ServedModel(load(folder), folder.card, CPU)
-    pixels = photographs(model)
-    assert pixels.shape == (8, 1, 8, 12)
+    model = ServedModel(load(folder), CPU)
+    photographs = model.adapter.preparation.real_examples(8)
+    assert [array.shape for array in photographs] == [(8, 1, 8, 12)]
     with torch.inference_mode():
-        eager = model.run_batch(pixels)
+        eager = model.run_batch(photographs)
         model.run_package(load_package(Packages(tmp_path / "cache").open(verdict), model.target()), verdict.sha256)
-        torch.testing.assert_close(model.run_batch(pixels), eager)
+        torch.testing.assert_close(model.run_batch(photographs), eager)
 
 
 def test_a_verdict_that_is_there_is_not_made_again_unless_asked(tmp_path, always_worth_it, built):
@@ -201,7 +196,7 @@ def test_a_package_that_wins_nothing_is_not_kept(tmp_path, built, monkeypatch):
 def test_a_package_that_gives_other_answers_is_not_kept(tmp_path, built, monkeypatch):
     def wrong(file, target):
         right = load_package(file, target)
-        return dataclasses.replace(right, forward=lambda pixels: right(pixels) * 1.001)
+        return dataclasses.replace(right, forward=lambda arrays: tuple(output * 1.001 for output in right(arrays)))
 
     [compiler, _] = compiling.COMPILERS
     monkeypatch.setattr(compiling, "COMPILERS", [dataclasses.replace(compiler, load=wrong)])
@@ -241,8 +236,8 @@ def test_what_cannot_be_exported_as_a_pure_function_says_why(tmp_path, line, nor
 )
 def test_what_only_looks_impure_is_exported(tmp_path, line):
     folder = net(tmp_path, line)
-    model = ServedModel(load(folder), folder.card, CPU)
-    export(model.entry(), model.target())
+    model = ServedModel(load(folder), CPU)
+    export(model.adapter, model.examples(2), model.target())
 
 
 def test_without_any_compiler_nothing_is_written(tmp_path, monkeypatch, no_openvino):
@@ -326,7 +321,7 @@ def test_who_was_not_there_is_asked_when_it_is(tmp_path, monkeypatch, built, alw
 
 def test_whose_package_was_condemned_is_not_asked_again(tmp_path, built, always_worth_it):
     folder, cache = net(tmp_path), tmp_path / "cache"
-    key = package_key(ServedModel(load(folder), folder.card, CPU), 1)
+    key = package_key(ServedModel(load(folder), CPU), 1)
     condemned = judge(folder, cache).condemned("it fails the proof")
     Packages(cache).condemn(key, condemned)
     assert judge(folder, cache) == condemned
@@ -339,7 +334,7 @@ def test_a_package_runs_with_the_threads_that_it_was_measured_with(tmp_path, mon
 
     folder, cache = net(tmp_path), tmp_path / "cache"
     verdict = judge(folder, cache)
-    model = ServedModel(load(folder), folder.card, CPU)
+    model = ServedModel(load(folder), CPU)
     model.apply(Tuning("contiguous_format", verdict.tuning.threads + 1))
     seen = []
     monkeypatch.setattr(serving, "load_package", lambda *asked: seen.append(asked[1].threads) or load_package(*asked))
@@ -396,10 +391,10 @@ def test_in_what_a_model_computes_is_a_part_of_its_version(tmp_path, dtype):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_proof_says_how_far_another_dtype_is_from_float32(tmp_path, dtype):
     folder = net(tmp_path, "", "", f'dtype = "{dtype}"')
-    model = ServedModel(load(folder), folder.card, CPU)
+    model = ServedModel(load(folder), CPU)
     with torch.inference_mode():
         report = model.check(model.sizes)
-        assert model.run_batch(probes(1, (3, 8, 8))).dtype == getattr(torch, dtype)
+        assert [output.dtype for output in model.run_batch(model.examples(1))] == [getattr(torch, dtype)]
     assert report.passed, report.refusal
     assert report.precision.dtype == dtype
     assert 0 < report.precision.probability_difference < 0.05
@@ -408,7 +403,7 @@ def test_the_proof_says_how_far_another_dtype_is_from_float32(tmp_path, dtype):
 
 def test_in_float32_there_is_nothing_to_compare(tmp_path):
     folder = net(tmp_path)
-    model = ServedModel(load(folder), folder.card, CPU)
+    model = ServedModel(load(folder), CPU)
     with torch.inference_mode():
         assert model.check([1]).precision is None
 
@@ -416,11 +411,11 @@ def test_in_float32_there_is_nothing_to_compare(tmp_path):
 def test_a_package_that_is_not_what_eager_is_now_is_refused(tmp_path, always_worth_it, built):
     folder, cache = net(tmp_path), tmp_path / "cache"
     verdict = judge(folder, cache)
-    model = ServedModel(load(folder), folder.card, CPU)
+    model = ServedModel(load(folder), CPU)
     key = package_key(model, 1)
     with torch.inference_mode():
         use_package(model, Packages(cache), key, verdict)
-    changed = ServedModel(load(folder), folder.card, CPU)
+    changed = ServedModel(load(folder), CPU)
     with torch.no_grad():
         changed.module.last.bias.add_(1)  # as if something that the architecture imports had changed
     with torch.inference_mode(), pytest.raises(RefusedPackageError, match="what eager answers now"):

@@ -5,13 +5,16 @@ import torch
 
 from service.engine.cuda import CannotRecordError
 from service.engine.guard import CaughtError
-from service.engine.model import ServedModel
+from service.engine.model import ServedModel, apart
 from service.engine.staging import SLOTS
+from service.loader.compiled import Arrays
 from service.loader.load import load
 from service.loader.proof import tolerance_of
+from service.loader.repository import find_models
 from service.loader.tuning import Tuning
 from service.wire.specs import ExitCode
 from tests.support.gpu import DEVICE, needs_gpu
+from tests.support.tensor_models import make_tensor_models
 from tests.support.tiny import CLASSES, tiny
 
 pytestmark = needs_gpu
@@ -46,17 +49,19 @@ def served(tmp_path):
     def make(in_between: str = "pass", name: str = "one") -> ServedModel:
         folder = tiny(tmp_path / name, code=LAYERS.replace("IN_BETWEEN", in_between))
         with torch.inference_mode(False):
-            return ServedModel(load(folder), folder.card, torch.device(DEVICE))
+            return ServedModel(load(folder), torch.device(DEVICE))
 
     with torch.inference_mode():
         yield make
 
 
-def pictures(model: ServedModel, count: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, *model.loaded.input.shape), dtype=torch.uint8).pin_memory()
+def pictures(model: ServedModel, count: int) -> Arrays:
+    return (torch.randint(0, 256, (count, *model.loaded.input.shape), dtype=torch.uint8).pin_memory(),)
 
 
-def alike(model: ServedModel, one: torch.Tensor, other: torch.Tensor) -> bool:
+def alike(model: ServedModel, some: Arrays, others: Arrays) -> bool:
+    """Whether the one output of each is."""
+    [one], [other] = some, others
     return float((one - other).abs().max()) <= tolerance_of(model.module) * float(one.abs().max())
 
 
@@ -69,9 +74,9 @@ def test_replayed_and_launched_a_batch_of_any_size_gets_the_same_answers(served)
     assert model.cuda_graphs == model.sizes == [1, 2, 4, 8, 16, 32]
     for batch, expected in zip(batches, launched, strict=True):
         answers = model.run_batch(batch)
-        assert answers.is_inference()
+        assert answers[0].is_inference()
         assert alike(model, expected, answers)
-        assert not alike(model, expected, model.run_batch(pictures(model, len(batch))))
+        assert not alike(model, expected, model.run_batch(pictures(model, len(batch[0]))))
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -80,7 +85,7 @@ def test_two_batches_under_way_each_get_their_own(served, recorded):
     if recorded:
         model.record_cuda_graphs(model.sizes)
     batches = [pictures(model, size) for size in (32, 8, 8, 1, 32, 32)]
-    expected = [model.run_batch(batch).clone() for batch in batches]
+    expected = [(model.run_batch(batch)[0].clone(),) for batch in batches]
     assert bool(model.forward.overlaps_from) == recorded
     found = []
     under_way = []
@@ -123,7 +128,9 @@ def test_what_answers_otherwise_when_it_is_replayed_is_launched(served, monkeypa
 
     def record_another(sizes):
         with torch.inference_mode():
-            gpu._graphs = {size: (torch.cuda.CUDAGraph(), torch.zeros(size, CLASSES, device=DEVICE)) for size in sizes}
+            gpu._graphs = {
+                size: (torch.cuda.CUDAGraph(), (torch.zeros(size, CLASSES, device=DEVICE),)) for size in sizes
+            }
 
     monkeypatch.setattr(gpu, "record", record_another)
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: None)
@@ -174,11 +181,27 @@ def test_a_batch_that_cannot_begin_leaves_room_for_others(served):
     expected = model.run_batch(batch)
     for _ in range(SLOTS + 1):
         with pytest.raises(RuntimeError):
-            model.begin_batch(batch[:, :2])
+            model.begin_batch((batch[0][:, :2],))
     assert alike(model, expected, model.run_batch(batch))
 
 
 def test_more_than_the_cap_is_computed_too(served):
     model = served()
-    batch = pictures(model, model.cap + 1)
-    assert alike(model, torch.cat([model.run_batch(batch[:1]), model.run_batch(batch[1:])]), model.run_batch(batch))
+    (batch,) = pictures(model, model.cap + 1)
+    parts = [model.run_batch((part,))[0] for part in (batch[:1], batch[1:])]
+    assert alike(model, (torch.cat(parts),), model.run_batch((batch,)))
+
+
+@pytest.mark.parametrize("name", ["recommender", "three", "fahrenheit"])
+def test_models_of_several_inputs_and_outputs_are_replayed_as_they_are_launched(tmp_path, name):
+    folder = find_models(make_tensor_models(tmp_path, name))[name]
+    model = ServedModel(load(folder), torch.device(DEVICE))
+    with torch.inference_mode():
+        batches = [model.examples(size) for size in model.sizes]
+        launched = [model.run_batch(batch) for batch in batches]
+        model.record_cuda_graphs(model.sizes)
+        assert model.cuda_graphs == model.sizes
+        for batch, expected in zip(batches, launched, strict=True):
+            replayed = model.run_batch(batch)
+            assert len(replayed) == len(model.adapter.raw)
+            assert apart(expected, replayed) <= tolerance_of(model.module)

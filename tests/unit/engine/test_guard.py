@@ -18,11 +18,11 @@ def model(*layers):
 
 
 def guarded(module):
-    return WeightsGuard("m", module, seal(module))
+    return WeightsGuard("m", [], module, seal(module))
 
 
 def answer(module):
-    return module(torch.ones(2, 3, 4, 4))
+    return (module(torch.ones(2, 3, 4, 4)),)
 
 
 def hashed(guard):
@@ -43,7 +43,7 @@ def test_what_was_proven_is_not_caught():
 def test_a_view_of_a_weight_is_an_answer_like_another(given):
     module = model()
     with torch.inference_mode():
-        guarded(module).look(given(module))
+        guarded(module).look((given(module),))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_outputs_of_a_graph_or_of_another_mode_are_a_violation(outputs, words):
     module = model()
     made = outputs()
     with torch.inference_mode(), pytest.raises(CaughtError, match=words) as caught:
-        guarded(module).look(made)
+        guarded(module).look((made,))
     assert (caught.value.model, caught.value.code) == ("m", ExitCode.VIOLATION)
 
 
@@ -116,7 +116,7 @@ def test_a_look_costs_next_to_nothing_beside_a_forward():
     guard = guarded(module)
     pictures = torch.ones(8, 3, 64, 64)
     with torch.inference_mode():
-        outputs = module(pictures)
+        outputs = (module(pictures),)
         times = {}
         for name, work in (("look", lambda: guard.look(outputs)), ("forward", lambda: module(pictures))):
             began = time.perf_counter()
@@ -128,7 +128,7 @@ def test_a_look_costs_next_to_nothing_beside_a_forward():
 
 def test_a_package_that_answers_its_probe_otherwise_is_caught():
     answers = iter(["as proven", "as proven", "otherwise"])
-    guard = PackageGuard("m", lambda: next(answers))
+    guard = PackageGuard("m", [], lambda: next(answers))
     hashed(guard)
     with pytest.raises(CaughtError, match="other bits than when it was proven") as caught:
         hashed(guard)
@@ -136,12 +136,43 @@ def test_a_package_that_answers_its_probe_otherwise_is_caught():
 
 
 def test_a_package_whose_outputs_were_not_made_under_inference_mode_is_caught():
-    guard = PackageGuard("m", lambda: "")
+    guard = PackageGuard("m", [], lambda: "")
     with torch.inference_mode():
-        guard.look(torch.ones(1, 5))
+        guard.look((torch.ones(1, 5),))
         outside = torch.inference_mode(False)
         with outside:
             made_outside = torch.ones(1, 5)
         with pytest.raises(CaughtError) as caught:
-            guard.look(made_outside)
+            guard.look((made_outside,))
     assert caught.value.code is ExitCode.VIOLATION
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: torch.ones(2, 5, requires_grad=True) * 2, "part of a gradient graph"),
+        (lambda: torch.ones(2, dtype=torch.int64), "not made under inference_mode"),
+    ],
+    ids=["graph", "mode"],
+)
+def test_any_one_of_several_outputs_is_caught(place, made, words):
+    guard = guarded(model())
+    bad = made()
+    with torch.inference_mode():
+        outputs = [torch.ones(2, 5), torch.ones(2, 3, dtype=torch.int64), torch.ones(2) > 0]
+        guard.look(outputs)
+        outputs[place] = bad
+        with pytest.raises(CaughtError, match=words) as caught:
+            guard.look(tuple(outputs))
+    assert caught.value.code is ExitCode.VIOLATION
+
+
+def test_what_a_model_was_given_it_may_return_and_no_other_memory():
+    module = model()
+    given, strange = torch.ones(4, 5), torch.ones(4, 5)
+    for guard in (WeightsGuard("m", [given], module, seal(module)), PackageGuard("m", [given], lambda: "")):
+        with torch.inference_mode():
+            guard.look((given, given[:2], given.movedim(0, 1), answer(module)[0]))
+            with pytest.raises(CaughtError, match="not made under inference_mode"):
+                guard.look((given, strange))

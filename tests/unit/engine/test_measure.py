@@ -14,8 +14,8 @@ from tests.support.tiny import tiny
 @pytest.mark.parametrize(("size", "overlaps_from", "most"), [(4, 2, 2), (2, 2, 2), (1, 2, 1), (4, 0, 1)])
 def test_a_batch_is_timed_beside_another_one_where_two_may_be_under_way(tmp_path, size, overlaps_from, most):
     folder = tiny(tmp_path)
-    model = ServedModel(load(folder), folder.card, torch.device("cpu"))
+    model = ServedModel(load(folder), torch.device("cpu"))
     device = Device()
-    model.run_package(Package(lambda pixels: device.begin(pixels)(), 1, device.begin, overlaps_from), "a" * 64)
+    model.run_package(Package(lambda arrays: device.begin(arrays)(), 1, device.begin, overlaps_from), "a" * 64)
     assert Stopwatch(model).best_of(size, forwards=3) > 0
     assert (device.most, device.under_way) == (most, 0)

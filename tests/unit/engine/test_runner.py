@@ -1,4 +1,4 @@
-"""Two batches under way: each keeps its pixels, its place in the aboard file and its fate; in order they end."""
+"""Two batches under way: each keeps its inputs, its place in the aboard file and its fate; in order they end."""
 
 import struct
 import time
@@ -7,26 +7,29 @@ import numpy as np
 import pytest
 import torch
 
-from service.engine.batcher import Batcher, Request, ladder
+from service.engine.batcher import Batcher, Part, Request, ladder
 from service.engine.caps import Caps
 from service.engine.guard import CaughtError, Guard
-from service.engine.job import Job
+from service.engine.job import job_of
 from service.engine.model import ServedModel
 from service.engine.pace import Pace
-from service.engine.runner import Runner
-from service.errors import ModelFailed
+from service.engine.runner import Runner, part_blocks
+from service.errors import ModelFailed, ModelOutputInvalid
 from service.host.metric_memory import make_metric_memory
 from service.loader.compiled import Package
 from service.loader.load import load
 from service.metrics import Metrics
+from service.signature import TensorSpec
+from service.tasks.outputs.results import results_of
 from service.wire.aboard import Aboard, make_aboard_file, read_aboard
-from service.wire.messages import Failure, Infer, Result
+from service.wire.messages import Failure, Infer, Result, Tensors
 from service.wire.specs import ExitCode
 from tests.support.device import BAD, Device
 from tests.support.tiny import tiny
 
 FAR = 1e9
 SIDE = 8
+INPUTS = (TensorSpec("image", "uint8", (3, SIDE, SIDE)),)
 
 
 @pytest.fixture
@@ -43,27 +46,37 @@ def aboard_file():
 def runner(tmp_path, device, aboard_file):
     """One model of five classes, with a package of which two batches may be under way; and its batcher."""
     folder = tiny(tmp_path)
-    model = ServedModel(load(folder), folder.card, torch.device("cpu"))
-    model.run_package(Package(lambda pixels: device.begin(pixels)(), 1, device.begin, overlaps_from=2), "a" * 64)
+    model = ServedModel(load(folder), torch.device("cpu"))
+    model.run_package(Package(lambda arrays: device.begin(arrays)(), 1, device.begin, overlaps_from=2), "a" * 64)
     batcher = Batcher({"tiny": model.cap})
     metrics = Metrics("engine-cpu-a", make_metric_memory())
     caps = Caps({"tiny": ladder(model.cap)}, batcher, metrics)
     made = Runner(Aboard(aboard_file), caps, Pace(), batcher.cancel, 60, metrics)
-    made.open("tiny", model, Guard("tiny"))
+    made.open("tiny", model, Guard("tiny", []))
     with torch.inference_mode():
         yield made, batcher
 
 
 def add(batcher, id, *pictures, alone=False):
-    pixels = memoryview(b"".join(bytes([picture]) * 3 * SIDE * SIDE for picture in pictures))
-    frame = Infer(id, "tiny", len(pictures), 1, FAR, alone, pixels)
+    tensors = Tensors(b"".join(bytes([picture]) * 3 * SIDE * SIDE for picture in pictures))
+    frame = Infer(id, "tiny", len(pictures), FAR, alone, tensors)
     request = Request(id, "tiny", len(pictures), FAR, alone=alone)
-    request.payload = Job(frame, None)
+    request.payload = job_of(frame, None, INPUTS)
     batcher.add(request, time.monotonic())
 
 
-def classes(answers):
-    return {request.id: np.frombuffer(frame.ids, np.int32).tolist() for request, frame in answers}
+def served(runner):
+    """The one model."""
+    return runner._served["tiny"].model
+
+
+def classes(runner, answers):
+    """The best class of each example, by its request."""
+    results = {
+        request.id: results_of(frame.tensors.data, served(runner).signature, request.count)
+        for request, frame in answers
+    }
+    return {id: ids[:, 0].tolist() for id, (_, ids) in results.items()}
 
 
 def test_each_batch_has_the_answers_to_its_own_pictures(runner, device):
@@ -72,11 +85,11 @@ def test_each_batch_has_the_answers_to_its_own_pictures(runner, device):
     first = runner.begin(batcher.take())
     add(batcher, 2, *[2] * 8)
     second = runner.begin(batcher.take())
-    assert classes(runner.end(first)) == {1: [1] * 8}
+    assert classes(runner, runner.end(first)) == {1: [1] * 8}
     add(batcher, 3, *[3] * 8)
     third = runner.begin(batcher.take())
-    assert classes(runner.end(second)) == {2: [2] * 8}
-    assert classes(runner.end(third)) == {3: [3] * 8}
+    assert classes(runner, runner.end(second)) == {2: [2] * 8}
+    assert classes(runner, runner.end(third)) == {3: [3] * 8}
     assert device.most == 2
 
 
@@ -92,7 +105,7 @@ def test_a_batch_that_fails_leaves_the_one_behind_it_as_it_was(runner):
     assert isinstance(answers[2], Failure)
     assert answers[2].error == ModelFailed.name
     assert [id for id, frame in answers.items() if isinstance(frame, Result)] == [0, 1, 3, 4, 5, 6, 7]
-    assert classes(runner.end(second)) == {10: [4] * 8}
+    assert classes(runner, runner.end(second)) == {10: [4] * 8}
 
 
 def test_the_aboard_file_names_all_who_are_under_way(runner, aboard_file):
@@ -148,7 +161,7 @@ def test_who_is_alone_or_too_few_is_not_followed(runner, pictures, alone, fewest
 
 def test_a_model_that_runs_eager_is_not_followed(runner):
     runner, batcher = runner
-    runner._served["tiny"].model.run_eager()
+    served(runner).run_eager()
     add(batcher, 1, 1, 1)
     flight = runner.begin(batcher.take())
     assert runner.followed_by(flight) == 0
@@ -183,12 +196,54 @@ def test_a_batch_is_not_charged_for_the_one_before_it(runner, monkeypatch):
 )
 def test_what_is_no_probability_fails_alone_where_the_model_makes_its_own(runner, row, words):
     runner, batcher = runner
-    model = runner._served["tiny"].model
-    model.activation = "none"
+    model = served(runner)
+    model.adapter.head.activation = "none"
     rows = torch.tensor([[0.2] * 5, row])
-    model.run_package(Package(lambda pixels: rows, 1), "a" * 64)
+    model.run_package(Package(lambda arrays: (rows,), 1), "a" * 64)
     add(batcher, 1, 1)
     add(batcher, 2, 2)
     good, bad = (frame for _, frame in runner.end(runner.begin(batcher.take())))
     assert isinstance(good, Result)
     assert (bad.error, bad.detail.startswith(words)) == ("model_output_invalid", True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda scores: scores[:, :4], "float32 of shape (1, 4) as scores for 1 example"),
+        (lambda scores: scores.double(), "float64 of shape (1, 5) as scores"),
+        (lambda scores: scores.sum(), "one float32 as scores"),
+        (lambda scores: torch.cat([scores, scores]), "float32 of shape (2, 5) as scores"),
+    ],
+    ids=["shape", "dtype", "batch forgotten", "a row too many"],
+)
+def test_outputs_that_are_not_those_of_the_start_fail_the_example_that_has_them_and_no_other(runner, spoil, words):
+    runner, batcher = runner
+    device = Device()
+
+    def forward(arrays):
+        is_bad = arrays[0][:, 0, 0, 0] == BAD
+        (scores,) = device.begin((arrays[0].where(arrays[0] != BAD, 0),))()
+        return (spoil(scores) if is_bad.any() else scores,)
+
+    served(runner).run_package(Package(forward, 1), "a" * 64)
+    pictures = [1, 2, 3, BAD, 4, 3, 2, 1]
+    for id, picture in enumerate(pictures):
+        add(batcher, id, picture)
+    answers = {request.id: (request, frame) for request, frame in runner.end(runner.begin(batcher.take()))}
+    _, bad = answers.pop(3)
+    assert bad.error == ModelOutputInvalid.name
+    assert words in bad.detail
+    assert classes(runner, answers.values()) == {id: [pictures[id]] for id in (0, 1, 2, 4, 5, 6, 7)}
+
+
+def test_a_request_of_several_inputs_is_cut_at_the_same_examples_in_each():
+    inputs = (TensorSpec("ids", "int16", (2,)), TensorSpec("weight", "float64"), TensorSpec("flags", "bool", (3,)))
+    values = (torch.arange(8, dtype=torch.int16), torch.arange(4.0).double(), torch.arange(12) % 2 == 1)
+    tensors = Tensors.of(*[value.view(torch.uint8).numpy().data for value in values])
+    request = Request(1, "m", 4, FAR, payload=job_of(Infer(1, "m", 4, FAR, False, tensors), None, inputs))
+    ids, weights, flags = part_blocks(Part(request, 1, 3))
+    assert np.frombuffer(ids, np.int16).tolist() == [2, 3, 4, 5]
+    assert np.frombuffer(weights, np.float64).tolist() == [1, 2]
+    assert np.frombuffer(flags, np.bool_).tolist() == values[2][3:9].tolist()
+    assert part_blocks(Part(request, 0, 4)) == request.payload.blocks

@@ -1,6 +1,5 @@
 """A model that has been opened is served: what waits is answered, what is late is told, and the rest is forecast."""
 
-import math
 import time
 
 import pytest
@@ -10,7 +9,7 @@ from service.engine.batcher import Batcher, Request
 from service.engine.bring_up import Proven
 from service.engine.bring_up_order import BringUpOrder
 from service.engine.inbox import Inbox
-from service.engine.job import Job
+from service.engine.job import job_of
 from service.engine.model import ServedModel
 from service.engine.serving import Serving
 from service.errors import DeadlineExceeded
@@ -18,7 +17,7 @@ from service.host.metric_memory import make_metric_memory
 from service.loader.load import load
 from service.metrics import Metrics
 from service.wire.aboard import Aboard, make_aboard_file
-from service.wire.messages import Failure, Infer, Result
+from service.wire.messages import Failure, Infer, Result, Tensors
 from tests.support.tiny import tiny
 
 FAR = 1e9
@@ -39,14 +38,14 @@ class Scene:
     def open(self, name, cold=()):
         folder = tiny(self._root / name)
         with torch.inference_mode(False):
-            self.model = ServedModel(load(folder), folder.card, torch.device("cpu"))
+            self.model = ServedModel(load(folder), torch.device("cpu"))
         proven = Proven(self.model, self.model.guard(), {1: 0.5, 8: 2.0}, list(cold))
         return self.serving.open(name, proven)
 
     def submit(self, id, name, count=1, deadline=FAR):
-        pixels = memoryview(bytes(count * math.prod(self.model.loaded.input.shape)))
+        tensors = Tensors(bytes(count * self.model.signature.example_bytes))
         request = Request(id, name, count, deadline)
-        request.payload = Job(Infer(id, name, count, 1, deadline, False, pixels), None)
+        request.payload = job_of(Infer(id, name, count, deadline, False, tensors), None, self.model.signature.inputs)
         self.inbox.submit(request)
 
     @property

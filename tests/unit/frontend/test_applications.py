@@ -16,10 +16,15 @@ from service.frontend.engines.places import Outlook, Places
 from service.host.metric_memory import make_metric_memory
 from service.metrics import Metrics
 from service.settings import Settings
-from service.wire.messages import ModelState, Reload, Result
+from service.signature import Signature, TensorSpec
+from service.wire.messages import ModelState, Reload, Result, Tensors
 from service.wire.specs import FrontEndSpec
 from tests.support.models import photographs
 
+SIGNATURE = Signature(
+    (TensorSpec("image", "uint8", (3, 8, 8)),),
+    (TensorSpec("probabilities", "float32", (3,)), TensorSpec("ids", "int32", (3,))),
+)
 INPUT = {"resize": 8, "crop": 8, "mean": [127.5] * 3, "std": [127.5] * 3}
 
 
@@ -28,7 +33,7 @@ class ElsewhereClient(Client):
 
     def __init__(self, known: Known) -> None:
         self.known = known
-        self.places = Places(8)
+        self.places = Places(8, 1 << 20)
 
     def is_up(self, model):
         return True
@@ -36,13 +41,15 @@ class ElsewhereClient(Client):
     def want(self, model):
         raise AssertionError
 
-    def admit(self, model, count, deadline):
-        return self.places.hold(count, Outlook(), deadline)
+    def admit(self, model, count, nbytes, deadline):
+        assert nbytes == count * 3 * 8 * 8
+        return self.places.hold(count, nbytes, Outlook(), deadline)
 
-    async def infer(self, state, pixels, top_k, deadline):
-        assert (pixels.shape, self.places.taken) == ((1, 3, 8, 8), 1)
-        ids, probabilities = np.array([[1]], np.int32).tobytes(), np.array([[0.5]], np.float32).tobytes()
-        return Result(0, 1, probabilities, ids, 0.0, 0.0, 0.0, 0.0), state
+    async def infer(self, state, count, arrays, deadline):
+        [pixels] = arrays
+        assert (count, pixels.shape, pixels.dtype, self.places.taken) == (1, (1, 3, 8, 8), np.uint8, 1)
+        probabilities, ids = np.array([[0.5, 0.3, 0.2]], np.float32), np.array([[1, 0, 2]], np.int32)
+        return Result(0, Tensors.of(probabilities.data, ids.data), 0.0, 0.0, 0.0, 0.0), state
 
 
 class ElsewhereSupervisor:
@@ -58,7 +65,16 @@ class ElsewhereSupervisor:
 def front_end():
     spec = FrontEndSpec(0, 0, "m", {"m": True}, make_metric_memory(), Settings())
     known = Known.before_any_engine(spec)
-    known.models["m"] = ModelState("m", "ready", version="v", input=INPUT, labels=["cat", "dog", "cow"])
+    known.models["m"] = ModelState(
+        "m",
+        "ready",
+        version="v",
+        task="classification",
+        signature=SIGNATURE,
+        input_kind="picture",
+        input=INPUT,
+        answer={"labels": ["cat", "dog", "cow"]},
+    )
     supervisor = ElsewhereSupervisor()
     return FrontEnd(spec, Metrics("frontend-0", spec.metrics), ElsewhereClient(known), supervisor), supervisor
 
@@ -74,7 +90,7 @@ def post(front_end: FrontEnd, path: str, **request) -> httpx.Response:
 
 def test_an_answer_is_that_of_the_client_it_was_handed(front_end):
     front_end, _ = front_end
-    answer = post(front_end, "/predict", content=photographs()[0], headers={"Content-Type": "image/jpeg"})
+    answer = post(front_end, "/predict?top_k=1", content=photographs()[0], headers={"Content-Type": "image/jpeg"})
     classes = [{"id": 1, "label": "dog", "probability": 0.5}]
     assert answer.json() == {"model": "m", "version": "v", "predictions": [{"classes": classes}]}
 

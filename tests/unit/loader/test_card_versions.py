@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.loader.card import read_card
+from service.loader.card import _LATER_KEYS, read_card
 from service.loader.freeze import version
 
 CARDS = {
@@ -105,6 +105,9 @@ LATER = {
     "checkpoint_key": 'checkpoint_key = "ema"',
     "strip_prefix": 'strip_prefix = "module."',
     "dtype": 'dtype = "float16"',
+    "values": 'task = "regression"\nvalues = ["age"]',
+    "inputs": "inputs.x.shape = [3]",
+    "outputs": 'task = "tensor"\ninputs.x.shape = [3]\noutputs.y.shape = [5]',
 }
 
 
@@ -122,4 +125,16 @@ def test_the_version_of_a_card_stays_what_it_was(tmp_path, name):
 @pytest.mark.parametrize("key", LATER)
 def test_a_later_key_changes_the_version_where_it_is_set(tmp_path, key):
     pinned, card = CARDS["the least"]
-    assert version_of(tmp_path, f"{LATER[key]}\n{card}") != pinned
+    *others, line = LATER[key].splitlines()
+    without = "\n".join([*others, card])
+    assert version_of(tmp_path, f"{line}\n{without}") not in (version_of(tmp_path, without), pinned)
+
+
+def test_every_key_that_came_later_is_looked_at():
+    assert {*_LATER_KEYS} == {*LATER}
+
+
+def test_a_later_key_that_says_its_default_leaves_the_version_as_it_was(tmp_path):
+    pinned, card = CARDS["the least"]
+    defaults = 'dtype = "float32"\nactivation = "softmax"\ninputs = {}\noutputs = {}\narchitecture_arguments = {}\n'
+    assert version_of(tmp_path, defaults + card) == pinned

@@ -1,9 +1,10 @@
-"""A model that cannot take pictures is told what this version serves, and what it seems to take itself."""
+"""A model whose first forward fails is told what it gets, and what it seems to take itself."""
 
 import pytest
 import torch
 
 from service.errors import ConfigurationError
+from service.loader.card import Card
 from service.loader.first_forward import first_forward
 from service.loader.load import load
 from tests.support.tiny import tiny, tiny_at
@@ -27,51 +28,58 @@ class Net(nn.Module):
 def tiny():
     return Net()
 """
-SERVES = "this version serves picture classifiers: forward gets (N, 3, H, W) float32 and must give (N, classes)"
+SERVES = "this card serves pictures: forward gets (N, 3, H, W) float32 and must give one row for each"
+TENSORS = '; set task = "tensor" and describe its inputs under [inputs.NAME]'
 #: First layer, width of the last one, what comes before that; the exception, and what the model is told to take.
 NETS = {
-    "text": ("nn.Embedding(100, 8)", 8, "self.first(x)", "RuntimeError", "its layer first (Embedding) takes token ids"),
+    "text": (
+        "nn.Embedding(100, 8)",
+        8,
+        "self.first(x)",
+        "RuntimeError",
+        f"its layer first (Embedding) takes token ids{TENSORS}",
+    ),
     "text with a mask": (
         "nn.Embedding(100, 8)",
         8,
         "self.first(x)",
         "TypeError",
-        "its layer first (Embedding) takes token ids",
+        f"its layer first (Embedding) takes token ids{TENSORS}",
     ),
     "bags of words": (
         "nn.EmbeddingBag(100, 8)",
         8,
         "self.first(x)",
         "ValueError",
-        "its layer first (EmbeddingBag) takes token ids",
+        f"its layer first (EmbeddingBag) takes token ids{TENSORS}",
     ),
     "sound": (
         "nn.Conv1d(1, 8, 3)",
         8,
         "self.first(x)",
         "RuntimeError",
-        "its layer first (Conv1d) takes signals, (N, 1, L)",
+        f"its layer first (Conv1d) takes signals, (N, 1, L){TENSORS}",
     ),
     "video": (
         "nn.Conv3d(4, 8, 3)",
         8,
         "self.first(x)",
         "RuntimeError",
-        "its layer first (Conv3d) takes volumes, (N, 4, D, H, W)",
+        f"its layer first (Conv3d) takes volumes, (N, 4, D, H, W){TENSORS}",
     ),
     "sequences": (
         "nn.LSTM(16, 8)",
         8,
         "self.first(x)[0]",
         "ValueError",
-        "its layer first (LSTM) takes sequences, (N, L, 16)",
+        f"its layer first (LSTM) takes sequences, (N, L, 16){TENSORS}",
     ),
     "tables": (
         "nn.Linear(20, 8)",
         8,
         "self.first(x)",
         "RuntimeError",
-        "its layer first (Linear) takes rows of 20 numbers",
+        f"its layer first (Linear) takes rows of 20 numbers{TENSORS}",
     ),
     "grey pictures": (
         "nn.Conv2d(1, 8, 3)",
@@ -113,6 +121,9 @@ NETS = {
 }
 
 
+CARD = {"weights": "random:1", "architecture": "architecture:tiny"}
+
+
 def told(root, name, weights):
     first, width, before, _, _ = NETS[name]
     more = ", attention_mask" if name == "text with a mask" else ""
@@ -141,9 +152,9 @@ def test_a_model_that_takes_no_pictures_is_told_what_is_served_and_what_it_seems
 
 def test_a_model_of_one_layer_is_told_by_that(tmp_path):
     with pytest.raises(ConfigurationError) as caught:
-        first_forward(torch.nn.Linear(7, 5), torch.zeros(1, 3, 8, 8), tmp_path / "model.toml")
+        first_forward(torch.nn.Linear(7, 5), [torch.zeros(1, 3, 8, 8)], {}, Card(**CARD), tmp_path / "model.toml")
     [problem] = caught.value.problems
-    assert problem.endswith("; a Linear takes rows of 7 numbers")
+    assert problem.endswith(f"; a Linear takes rows of 7 numbers{TENSORS}")
 
 
 def test_a_model_that_takes_pictures_is_told_of_its_own_error(tmp_path):
@@ -155,3 +166,59 @@ def test_a_model_that_takes_pictures_is_told_of_its_own_error(tmp_path):
         load(tiny(tmp_path))
     [problem] = caught.value.problems
     assert f"forward of (1, 3, 8, 8) raised ValueError: dark (architecture.py:6); {SERVES}" in problem
+
+
+def told_of_tensors(module, positional, by_name, folder):
+    inputs = {name: {"shape": [*tensor.shape[1:]]} for name, tensor in by_name.items()} or {"x": {"shape": []}}
+    card = Card(**CARD, task="tensor", inputs=inputs)
+    with pytest.raises(ConfigurationError) as caught:
+        first_forward(module, positional, by_name, card, folder / "model.toml")
+    [problem] = caught.value.problems
+    return problem.removeprefix(f"{folder / 'model.toml'}: ")
+
+
+class ByName(torch.nn.Module):
+    """Hands its one input, which it takes by name, to a layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "array", "advice"),
+    [
+        (
+            torch.nn.Embedding(100, 8),
+            torch.zeros(2, 7),
+            'its layer layer (Embedding) takes token ids; give that input dtype = "int64"',
+        ),
+        (
+            torch.nn.Embedding(100, 8),
+            torch.full((2, 7), 100),
+            "if they are ids of an embedding, set their range = [0, ROWS - 1] under [inputs.NAME]",
+        ),
+        (torch.nn.Linear(16, 8), torch.zeros(2, 7), "its layer layer (Linear) takes rows of 16 numbers"),
+        (torch.nn.Conv1d(2, 8, 3), torch.zeros(2, 3, 16), "its layer layer (Conv1d) takes signals, (N, 2, L)"),
+        (
+            torch.nn.Conv2d(4, 8, 3),
+            torch.zeros(2, 3, 16, 16),
+            "its layer layer (Conv2d) takes 4 channels and received 3",
+        ),
+    ],
+    ids=["floats to an embedding", "ids beyond it", "a linear layer", "signals", "pictures of other channels"],
+)
+def test_a_tensor_model_is_told_which_layer_takes_what(tmp_path, layer, array, advice):
+    problem = told_of_tensors(ByName(layer), [], {"x": array}, tmp_path)
+    assert problem.startswith(f"architecture: forward of x {tuple(array.shape)} raised ")
+    assert problem.endswith(f"; {advice}")
+    assert TENSORS not in problem
+
+
+def test_a_tensor_model_that_fails_for_another_reason_is_told_where_to_look(tmp_path):
+    problem = told_of_tensors(ByName(torch.nn.Identity()), [torch.zeros(2)], {"x": torch.zeros(2, 3)}, tmp_path)
+    assert problem.startswith("architecture: forward of (2,), x (2, 3) raised TypeError: ")
+    assert problem.endswith("; make [inputs.NAME] what forward takes: their names or order, dtypes and shapes")

@@ -51,14 +51,14 @@ def fault(*arguments, **files):
 
 @pytest.mark.usefixtures("site")
 def test_an_installed_module_makes_the_model(tmp_path):
-    assert load(of(tmp_path / "models", "package_of_nets.nets:tiny")).classes == 5
+    assert load(of(tmp_path / "models", "package_of_nets.nets:tiny")).adapter.raw[0].shape == (5,)
 
 
 def test_a_module_in_a_package_of_the_folder_makes_the_model(tmp_path):
     before = set(sys.modules)
     deep = CODE.replace("import nn", "import nn\nfrom nets import parts")
     files = {"nets/__init__": "", "nets/deep": deep, "nets/parts": ""}
-    assert load(of(tmp_path, "nets.deep:tiny", **files)).classes == 5
+    assert load(of(tmp_path, "nets.deep:tiny", **files)).adapter.raw[0].shape == (5,)
     assert not {"nets", "nets.deep"} & (set(sys.modules) - before)
 
 
@@ -76,7 +76,7 @@ def test_what_a_packages_init_may_import_late_is_covered_by_the_version(tmp_path
 def test_the_folders_file_wins_over_an_installed_one(tmp_path):
     wider = CODE.replace("5)", "7)")
     files = {"package_of_nets/nets": wider}
-    assert load(of(tmp_path / "models", "package_of_nets.nets:tiny", **files)).classes == 7
+    assert load(of(tmp_path / "models", "package_of_nets.nets:tiny", **files)).adapter.raw[0].shape == (7,)
 
 
 def test_what_is_neither_in_the_folder_nor_installed_is_told(tmp_path):

@@ -9,6 +9,8 @@ import torch
 from service.errors import ConfigurationError
 from service.loader.freeze import seal
 from service.loader.load import load
+from service.signature import TensorSpec
+from tests.support.models import make_models
 from tests.support.tiny import CLASSES, CODE, INPUT, tiny, tiny_at
 
 #: A model whose forward is one line.
@@ -56,8 +58,8 @@ def test_a_loaded_model_is_known_by_name_seal_classes_labels_and_size(tmp_path):
     model = load(tiny(tmp_path))
     assert model.name == "tiny"
     assert model.seal == seal(model.module)
-    assert model.classes == CLASSES
-    assert model.labels == ["0", "1", "2", "3", "4"]
+    assert model.adapter.raw == (TensorSpec("scores", "float32", (CLASSES,)),)
+    assert model.answer == {"labels": ["0", "1", "2", "3", "4"]}
     assert (model.input.resize, model.input.crop) == (8, 8)
     assert model.memory == {"parameters": 65 * 4, "buffers": 0}
 
@@ -98,7 +100,7 @@ def test_a_forward_that_does_not_give_a_row_of_scores_is_told_with_its_card(tmp_
 
 def test_the_forward_that_counts_classes_is_run_frozen_and_without_a_graph(tmp_path):
     line = "assert not self.training and torch.is_inference_mode_enabled(); return self.last(x.flatten(1))"
-    assert load(with_forward(tmp_path, line)).classes == 5
+    assert load(with_forward(tmp_path, line)).adapter.raw[0].shape == (5,)
 
 
 def test_labels_that_are_not_as_many_as_the_classes_are_refused(tmp_path):
@@ -175,11 +177,11 @@ def test_a_single_output_is_refused_with_what_would_be_right(tmp_path):
     (problem,) = caught.value.problems
     assert "the probability of a single class is always 1" in problem
     assert 'set activation = "sigmoid"' in problem
-    assert "regression is a task that this version does not have" in problem
+    assert problem.endswith('; for a number set task = "regression"')
 
 
 def test_a_single_logit_with_a_sigmoid_is_a_class(tmp_path):
-    assert load(one_output(tmp_path, 'activation = "sigmoid"')).classes == 1
+    assert load(one_output(tmp_path, 'activation = "sigmoid"')).adapter.raw[0].shape == (1,)
 
 
 @pytest.mark.parametrize(
@@ -189,3 +191,64 @@ def test_pixels_that_reach_the_model_as_they_are_are_told(tmp_path, mean, std, t
     path = tiny_at(tmp_path)
     (path / "model.toml").write_text(f"{(path / 'model.toml').read_text()}mean = {mean}\nstd = {std}\n")
     assert any(finding.name == "raw-pixels" for finding in load(tiny(tmp_path)).findings) is told
+
+
+REGRESSION = CODE.replace("12, 5)", "12, 2)")
+
+
+def regression(root, *lines, code=REGRESSION):
+    return load(tiny(root, "random:1", 'task = "regression"', *lines, code=code))
+
+
+def test_a_regression_answers_with_the_names_of_its_card(tmp_path):
+    model = regression(tmp_path, 'values = ["age", "height"]')
+    assert model.answer == {"values": ["age", "height"]}
+    assert model.signature.outputs == (TensorSpec("values", "float32", (2,)),)
+
+
+@pytest.mark.parametrize(
+    ("last", "shape", "names"),
+    [
+        ("nn.Linear(12, 2)", (2,), ["value_0", "value_1"]),
+        ("nn.Linear(12, 1)", (1,), ["value"]),
+        ("nn.Linear(12, 1), nn.Flatten(0)", (), ["value"]),
+    ],
+)
+def test_a_regression_without_names_numbers_its_values(tmp_path, last, shape, names):
+    model = regression(tmp_path, code=CODE.replace(f"nn.Linear(12, {CLASSES})", last))
+    assert model.adapter.raw[0].shape == shape
+    assert model.answer == {"values": names}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ('["age"]', "values: 1 names for 2 numbers; give 2, or leave values out"),
+        ('["age", "b", "c"]', "values: 3 names for 2 numbers; give 2, or leave values out"),
+        ('["age", "age"]', "values: 1 names for 2 numbers; give 2, or leave values out"),
+    ],
+)
+def test_names_that_are_not_as_many_as_the_values_are_refused(tmp_path, values, words):
+    with pytest.raises(ConfigurationError) as caught:
+        regression(tmp_path, f"values = {values}")
+    [problem] = caught.value.problems
+    assert problem.endswith(words)
+
+
+@pytest.mark.parametrize("last", ["nn.Unflatten(1, (2, 2, 3))", "nn.Flatten(0)"])
+def test_a_forward_that_does_not_give_numbers_is_no_regression(tmp_path, last):
+    code = CODE.replace(f"nn.Linear(12, {CLASSES})", last)
+    with pytest.raises(ConfigurationError, match=r"it must give \(1, numbers\), or \(1,\) for one number"):
+        regression(tmp_path, code=code)
+
+
+def test_inputs_decide_for_what_bodies_are_decoded(tmp_path):
+    def decoded_for(name, shape, dtype="float32"):
+        card = f'weights = "random:1"\narchitecture = "architecture:tiny"\n[inputs.{name}]\nshape = {shape}\n'
+        make_models(tmp_path / f"{name}{dtype}{len(shape)}", tiny=f'{card}dtype = "{dtype}"\n')
+        path = tmp_path / f"{name}{dtype}{len(shape)}"
+        (path / "tiny" / "architecture.py").write_text(CODE)
+        return load(tiny(path)).decoded_for
+
+    found = [decoded_for("x", [3, 8, 8]), decoded_for("y", [3, 8, 8]), decoded_for("x", [3, 8, 8], "float64")]
+    assert len({*found, load(tiny(tmp_path / "pictures")).decoded_for}) == 4

@@ -13,9 +13,9 @@ from service.loader import openvino
 from service.loader.artefact import artefact_key
 from service.loader.compiled import CannotCompileError, export
 from service.loader.load import load
-from service.loader.probes import probes
 from service.loader.tuning import Tuning
-from tests.support.tiny import tiny
+from tests.support.models import make_models
+from tests.support.tiny import CLASSES, tiny
 
 CPU = torch.device("cpu")
 CODE = """\
@@ -29,7 +29,7 @@ def tiny():
 
 def served(root, *lines):
     folder = tiny(root, "random:1", *lines, code=CODE)
-    model = ServedModel(load(folder), folder.card, CPU)
+    model = ServedModel(load(folder), CPU)
     model.apply(Tuning("channels_last", 1))  # weights that are not contiguous
     return model
 
@@ -37,7 +37,7 @@ def served(root, *lines):
 def built(model, root, threads=1):
     target = dataclasses.replace(model.target(), threads=threads)
     file = root / f"net{openvino.SUFFIX}"
-    openvino.build(export(model.entry(), target), file, target)
+    openvino.build(export(model.adapter, model.examples(2), target), file, target)
     return file, target
 
 
@@ -63,11 +63,11 @@ def in_pieces(files):
 @pytest.mark.parametrize("load", [compiled, in_pieces])
 def test_what_one_forward_gave_the_next_does_not_change(model, files, load):
     forward = load(files)
-    pixels = probes(4, model.loaded.input.shape)
+    (pixels,) = model.examples(4)
     with torch.inference_mode():
-        first = forward(pixels[:2])
+        (first,) = forward((pixels[:2],))
         kept = first.clone()
-        second = forward(pixels[2:])
+        (second,) = forward((pixels[2:],))
     assert torch.equal(first, kept)
     assert not torch.equal(first, second)
     assert first.is_inference()
@@ -76,35 +76,36 @@ def test_what_one_forward_gave_the_next_does_not_change(model, files, load):
 @pytest.mark.parametrize("load", [compiled, in_pieces])
 def test_a_package_takes_up_to_the_cap_and_no_more(model, files, load):
     forward = load(files)
-    pixels = probes(model.cap + 1, model.loaded.input.shape)
+    (pixels,) = model.examples(model.cap + 1)
     for size in range(1, model.cap + 1):
-        assert forward(pixels[:size]).shape == (size, model.loaded.classes)
+        (scores,) = forward((pixels[:size],))
+        assert scores.shape == (size, CLASSES)
     with pytest.raises(RuntimeError):
-        forward(pixels)
+        forward((pixels,))
 
 
 def test_cut_or_whole_each_example_gets_the_same_bits(model, files):
     whole, cut = compiled(files), in_pieces(files)
-    pixels = probes(model.cap, model.loaded.input.shape)
+    (pixels,) = model.examples(model.cap)
     with torch.inference_mode():
         for size in range(1, model.cap + 1):
-            assert torch.equal(cut(pixels[:size]), whole(pixels[:size]))
+            assert torch.equal(cut((pixels[:size],))[0], whole((pixels[:size],))[0])
 
 
 def test_two_batches_under_way_each_get_their_own(model, files):
     package = in_pieces(files)
-    pixels = probes(2 * model.cap, model.loaded.input.shape)
-    one, other = pixels[: model.cap], pixels[model.cap :]
+    (pixels,) = model.examples(2 * model.cap)
+    one, other = (pixels[: model.cap],), (pixels[model.cap :],)
     with torch.inference_mode():
-        expected = package(one), package(other)
+        expected = package(one)[0], package(other)[0]
         assert package.overlaps_from == 2
         for _ in range(20):
             first, second = package.begin(one), package.begin(other)
-            assert torch.equal(first(), expected[0])
-            lone = package(other[:1])  # a probe of the guard, say
+            assert torch.equal(first()[0], expected[0])
+            (lone,) = package((other[0][:1],))  # a probe of the guard, say
             third = package.begin(one)
-            assert torch.equal(second(), expected[1])
-            assert torch.equal(third(), expected[0])
+            assert torch.equal(second()[0], expected[1])
+            assert torch.equal(third()[0], expected[0])
             assert torch.equal(lone, expected[1][:1])
 
 
@@ -119,16 +120,16 @@ def test_a_batch_is_cut_when_each_stream_gets_some_of_it(size, streams, pieces):
 def test_a_cap_that_leaves_a_piece_room_is_a_cap_all_the_same(tmp_path, size):
     model = served(tmp_path, "[batching]", f"max_batch_size = {size}")
     forward = openvino.load_in_pieces(*built(model, tmp_path, threads=2))
-    pixels = probes(size + 1, model.loaded.input.shape)
-    assert len(forward(pixels[:size])) == size
+    (pixels,) = model.examples(size + 1)
+    assert len(forward((pixels[:size],))[0]) == size
     with pytest.raises(RuntimeError):
-        forward(pixels)
+        forward((pixels,))
 
 
 def test_a_piece_that_fails_leaves_no_other_one_running(model, files, monkeypatch):
     """Else the next batch would find its requests busy."""
     forward = in_pieces(files)
-    pixels = probes(model.cap, model.loaded.input.shape)
+    (pixels,) = model.examples(model.cap)
     library, made = importlib.import_module("openvino"), []
 
     class Failing(library.Tensor):
@@ -139,20 +140,20 @@ def test_a_piece_that_fails_leaves_no_other_one_running(model, files, monkeypatc
             super().__init__(*given, **more)
 
     with torch.inference_mode():
-        right = forward(pixels)
+        (right,) = forward((pixels,))
         for _ in range(20):
             made.clear()
             with monkeypatch.context() as patch:
                 patch.setattr(library, "Tensor", Failing)
                 with pytest.raises(MemoryError):
-                    forward(pixels)
-            assert torch.equal(forward(pixels), right)
+                    forward((pixels,))
+            assert torch.equal(forward((pixels,))[0], right)
 
 
 def test_where_there_is_one_thread_nothing_is_cut(tmp_path, model):
     target = dataclasses.replace(model.target(), threads=1)
     with pytest.raises(CannotCompileError, match="one thread"):
-        openvino.build_in_pieces(export(model.entry(), target), tmp_path / "net", target)
+        openvino.build_in_pieces(export(model.adapter, model.examples(2), target), tmp_path / "net", target)
 
 
 @pytest.mark.parametrize("load", [compiled, in_pieces])
@@ -160,14 +161,14 @@ def test_what_comes_after_a_forward_has_one_thread(tmp_path, files, load):
     """torch's own would spin beside OpenVINO's for the same cores."""
     model = served(tmp_path)
     model.apply(Tuning("channels_last", 2))
-    pixels = probes(4, model.loaded.input.shape)
+    (pixels,) = model.examples(4)
     with torch.inference_mode():
-        model.run_batch(pixels)
+        model.run_batch((pixels,))
         assert torch.get_num_threads() == 2
         with model.on_trial(load(files)):
-            model.run_batch(pixels)
+            model.run_batch((pixels,))
             assert torch.get_num_threads() == 1
-        model.run_batch(pixels)
+        model.run_batch((pixels,))
         assert torch.get_num_threads() == 2
 
 
@@ -175,10 +176,11 @@ def test_what_comes_after_a_forward_has_one_thread(tmp_path, files, load):
 def test_it_computes_in_what_the_card_says(tmp_path, dtype):
     """Left alone it takes bfloat16 wherever the processor has it, and is then further from eager in float32."""
     model = served(tmp_path, f'dtype = "{dtype}"')
-    pixels = probes(4, model.loaded.input.shape)
+    (pixels,) = model.examples(4)
     with torch.inference_mode():
-        eager, found = model.run_batch(pixels).float(), openvino.load(*built(model, tmp_path))(pixels)
-    assert found.dtype == torch.float32
+        (eager,) = model.run_batch((pixels,))
+        (found,) = openvino.load(*built(model, tmp_path))((pixels,))
+    assert found.dtype == eager.dtype == getattr(torch, dtype)
     share = float((found - eager).abs().max() / eager.abs().max())
     assert share <= (1e-5 if dtype == "float32" else 0.05)
 
@@ -214,3 +216,61 @@ def test_what_was_made_by_another_release_of_it_is_not_looked_at(monkeypatch):
     without = key()
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0" if name == "openvino" else version(name))
     assert len({here, without, key()}) == 3
+
+
+TWO_TOWERS = """\
+import torch
+from torch import nn
+
+
+class Towers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.users, self.last = nn.Embedding(10, 8), nn.Linear(8, 3)
+
+    def forward(self, history, user):
+        both = self.users(user)[:, None] + history
+        return {"scores": self.last(both), "best": self.last(both).argmax(-1), "kept": history > 0}
+
+
+def tiny():
+    return Towers()
+"""
+TOWERS_CARD = """\
+task = "tensor"
+weights = "random:1"
+architecture = "architecture:tiny"
+dtype = "DTYPE"
+[inputs.history]
+dtype = "DTYPE"
+shape = [4, 8]
+[inputs.user]
+dtype = "int64"
+shape = []
+range = [0, 9]
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("how", ["whole", "in pieces"])
+def test_several_inputs_and_outputs_keep_their_order_and_dtypes(tmp_path, how, dtype):
+    make_models(tmp_path, tiny=TOWERS_CARD.replace("DTYPE", dtype))
+    (tmp_path / "tiny" / "architecture.py").write_text(TWO_TOWERS)
+    model = ServedModel(load(tiny(tmp_path)), CPU)
+    target = dataclasses.replace(model.target(), threads=2)
+    program, file = export(model.adapter, model.examples(2), target), tmp_path / "package"
+    if how == "whole":
+        openvino.build(program, file, target)
+        package = openvino.load(file, target)
+    else:
+        openvino.build_in_pieces(program, file, target)
+        package = openvino.load_in_pieces(file, target)
+    arrays = model.examples(model.cap)
+    with torch.inference_mode():
+        expected, found = model.run_batch(arrays), package(arrays)
+    assert [output.dtype for output in found] == [getattr(torch, dtype), torch.int64, torch.bool]
+    assert [output.shape for output in found] == [(8, 4, 3), (8, 4), (8, 4, 8)]
+    assert torch.allclose(found[0], expected[0], rtol=0, atol=1e-5 if dtype == "float32" else 0.05)
+    assert torch.equal(found[2], expected[2])
+    picked = found[0].gather(-1, found[1][..., None])
+    assert torch.equal(picked, found[0].amax(-1, keepdim=True))

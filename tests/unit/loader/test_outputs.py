@@ -76,19 +76,19 @@ def folder(root, returned, *lines):
 def test_the_scores_are_taken_proven_and_exported(tmp_path, name):
     plain, made = load(folder(tmp_path / "plain", "y")), folder(tmp_path / "made", TAKEN[name])
     loaded = load(made)
-    images = torch.randn(2, 3, 8, 8)
-    assert loaded.classes == 5
+    assert loaded.adapter.raw[0].shape == (5,)
     assert not any(part.training for part in loaded.module.modules())
+    pictures = loaded.adapter.preparation.examples(2)
     with torch.inference_mode():
-        assert torch.equal(loaded.module(images), plain.module(images))
-    served = ServedModel(loaded, made.card, torch.device("cpu"))
+        (scores,), (expected,) = loaded.adapter(*pictures), plain.adapter(*pictures)
+        assert torch.equal(scores, expected)
+    served = ServedModel(loaded, torch.device("cpu"))
     with torch.inference_mode():
         report = served.check([1, 2])
     assert report.passed, report.refusal
-    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    exported = export(served.entry(), served.target()).module()(pixels)
+    (exported,) = export(served.adapter, served.examples(2), served.target()).module()(*pictures)
     with torch.inference_mode():
-        assert torch.allclose(exported, served.run_batch(pixels))
+        assert torch.allclose(exported, served.run_batch(pictures)[0])
 
 
 def test_a_model_that_gives_a_tensor_is_served_as_it_is(tmp_path):

@@ -1,14 +1,17 @@
 """The proof: it holds for what serves, says what broke a rule, and never takes more forwards than it may."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from service.errors import ModelOutputInvalid
 from service.loader import proof
+from service.loader.comparison import distance
 from service.loader.controls import CONTROLS
 from service.loader.freeze import freeze
-from service.loader.proof import JUDGES, distance, prove, tolerance_of
+from service.loader.proof import JUDGES, prove, tolerance_of
 from service.loader.report import WAIVABLE
 
 EXAMPLES = torch.randint(0, 256, (8, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
@@ -33,11 +36,11 @@ class Model(nn.Module):
 def proven(model, mode=torch.inference_mode, sizes=SIZES, waive=None):
     """The proof's report, made in the mode that the worker thread is in."""
 
-    def run_batch(pixels):
-        return model(pixels.float() / 255)
+    def run_batch(arrays):
+        return model(arrays[0].float() / 255)
 
     with mode():
-        return prove(run_batch, model, EXAMPLES, sizes, waive)
+        return prove(run_batch, model, [EXAMPLES], sizes, waive)
 
 
 def broken(report):
@@ -198,7 +201,7 @@ def test_a_changed_buffer_is_named():
 def test_a_model_that_gives_what_it_was_given_or_holds_is_proven(given):
     model = Model()
     with torch.inference_mode():
-        report = prove(lambda pixels: given(model, pixels), model, EXAMPLES, SIZES)
+        report = prove(lambda arrays: given(model, arrays[0]), model, [EXAMPLES], SIZES)
     assert broken(report) == {}
 
 
@@ -220,13 +223,13 @@ def test_a_restarts_proof_takes_four_forwards_at_the_cap_and_four_at_batch_1(cap
     sizes = []
     model = Model()
 
-    def run_batch(pixels):
-        sizes.append(len(pixels))
-        return model(pixels.float())
+    def run_batch(arrays):
+        sizes.append(len(arrays[0]))
+        return model(arrays[0].float())
 
     examples = torch.randint(0, 256, (2 * cap, 12), dtype=torch.uint8)
     with torch.inference_mode():
-        assert prove(run_batch, model, examples, (1, cap)).passed
+        assert prove(run_batch, model, [examples], (1, cap)).passed
     assert sorted(sizes) == [1] * 4 + [cap] * 4
 
 
@@ -263,11 +266,15 @@ def test_a_model_without_parameters_is_proven():
 
 
 def test_what_run_batch_refuses_is_not_swallowed():
-    def refuse(pixels):
+    def refuse(arrays):
         raise ModelOutputInvalid("three rows for one picture")
 
     with pytest.raises(ModelOutputInvalid, match="three rows"), torch.inference_mode():
-        prove(refuse, Model(), EXAMPLES, SIZES)
+        prove(refuse, Model(), [EXAMPLES], SIZES)
+
+
+def _run(model, arrays):
+    return model(*arrays)
 
 
 def test_a_thread_is_as_it_was_after_a_proof_of_what_never_comes_back():
@@ -279,7 +286,7 @@ def test_a_thread_is_as_it_was_after_a_proof_of_what_never_comes_back():
     with torch.inference_mode(False):  # to which the thread returns when the model is gone, and what it left open
         model = Model(leave)
         with torch.inference_mode():
-            report = prove(model, model, EXAMPLES.float(), SIZES)
+            report = prove(partial(_run, model), model, [EXAMPLES.float()], SIZES)
             assert torch.is_inference_mode_enabled()
         assert report.broken == ["inference-mode"]
         assert not torch.is_inference_mode_enabled()

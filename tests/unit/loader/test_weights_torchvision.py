@@ -54,7 +54,7 @@ def test_cached_weights_are_loaded_with_the_labels_and_the_input_they_were_train
     model = load(folder(tmp_path))
     loaded = model.module.state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items())
-    assert model.labels == WEIGHTS.meta["categories"]
+    assert model.answer["labels"] == WEIGHTS.meta["categories"]
     assert (model.input.resize, model.input.crop) == (232, 224)
 
 

@@ -65,7 +65,7 @@ asyncio.run(main())
 """
 
 
-def test_a_child_is_started_though_the_folder_or_the_socket_is_gone_but_not_in_a_strangers(tmp_path):
-    done = subprocess.run([sys.executable, "-c", STARTS, tmp_path], capture_output=True, text=True, timeout=120)
+def test_a_child_is_started_though_the_folder_or_the_socket_is_gone_but_not_in_a_strangers(short_path):
+    done = subprocess.run([sys.executable, "-c", STARTS, short_path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [7, 7, True, True, 7, "0o40700", "refused"]

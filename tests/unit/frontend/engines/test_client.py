@@ -24,13 +24,25 @@ from service.frontend.engines.client import EngineClient, InputChangedError
 from service.frontend.engines.connection import EngineConnection
 from service.frontend.engines.fleet import CONNECT_AGAIN_SECONDS
 from service.frontend.engines.known import Known
+from service.frontend.engines.places import Places
 from service.host.metric_memory import make_metric_memory
 from service.loader.report import Figures, Report, RuleResult
 from service.metrics import Metrics
 from service.wire.framing import FrameProtocol
-from service.wire.messages import Cancel, EngineDied, Failure, Generation, Infer, ModelState, Result, Retire, Wanted
+from service.wire.messages import (
+    Cancel,
+    EngineDied,
+    Failure,
+    Generation,
+    Infer,
+    ModelState,
+    Result,
+    Retire,
+    Tensors,
+    Wanted,
+)
 
-PIXELS = np.zeros((1, 3, 4, 4), np.uint8)
+ARRAYS = (np.zeros((1, 3, 4, 4), np.uint8),)
 LIMIT = 10.0
 NOT_REPEATABLE = Report(
     [RuleResult("repeatable", False, "It differs.", waived="dropout on purpose")],
@@ -88,8 +100,7 @@ class Engine:
         return [frame for frame in self.frames if isinstance(frame, Infer)]
 
     def answer(self, frame: Infer) -> None:
-        row = np.zeros(1, np.float32).tobytes()
-        self.connection.send(Result(frame.id, 1, row, np.zeros(1, np.int32).tobytes(), 0.0, 0.0, self.backlog, 0.5))
+        self.connection.send(Result(frame.id, Tensors(bytes(8)), 0.0, 0.0, self.backlog, 0.5))
 
     def die(self) -> None:
         self.server.close()
@@ -105,9 +116,10 @@ async def until(condition) -> None:
 class Scene:
     """A client, and the engines it turns to."""
 
-    def __init__(self, folder, places: int = 8) -> None:
+    def __init__(self, folder, places: int = 8, most_bytes: int = 1 << 30) -> None:
         self.folder = folder
-        self.client = EngineClient(3, Known("", {}), places, Metrics("frontend-0", make_metric_memory()))
+        known = Known("", {})
+        self.client = EngineClient(3, known, Places(places, most_bytes), Metrics("frontend-0", make_metric_memory()))
         self.engines: list[Engine] = []
 
     async def engine(self, **more) -> Engine:
@@ -123,10 +135,9 @@ class Scene:
         path = str(self.folder / f"{engine.device}-{engine.number}.sock")
         await self.client.fleet.connect(Generation(engine.device, engine.number, path, models))
 
-    def ask(self, seconds: float = LIMIT, decoded_for: dict | None = None) -> asyncio.Task:
-        return asyncio.ensure_future(
-            self.client.infer(ModelState("m", "ready", input=decoded_for or {}), PIXELS, 1, time.monotonic() + seconds)
-        )
+    def ask(self, seconds: float = LIMIT, decoded_for: str = "", arrays=ARRAYS) -> asyncio.Task:
+        state = ModelState("m", "ready", decoded_for=decoded_for)
+        return asyncio.ensure_future(self.client.infer(state, len(arrays[0]), arrays, time.monotonic() + seconds))
 
     async def end(self, engine: Engine, cause: str, *aboard: int) -> None:
         engine.die()
@@ -377,16 +388,44 @@ def test_an_engines_failure_is_raised_as_the_refusal_it_names(play):
 
 def test_no_more_examples_are_admitted_than_there_are_places(play):
     async def story(scene):
-        with scene.client.admit("m", 5, time.monotonic() + LIMIT):
-            with pytest.raises(Overloaded) as refused, scene.client.admit("m", 4, time.monotonic() + LIMIT):
+        with scene.client.admit("m", 5, 0, time.monotonic() + LIMIT):
+            with pytest.raises(Overloaded) as refused, scene.client.admit("m", 4, 0, time.monotonic() + LIMIT):
                 pass
             assert int(refused.value.headers["Retry-After"]) >= 1
-            with scene.client.admit("m", 3, time.monotonic() + LIMIT):
+            with scene.client.admit("m", 3, 0, time.monotonic() + LIMIT):
                 pass
-        with scene.client.admit("m", 8, time.monotonic() + LIMIT):
+        with scene.client.admit("m", 8, 0, time.monotonic() + LIMIT):
             pass
 
     play(story, places=8)
+
+
+def test_the_arrays_of_a_request_are_sent_in_their_order_each_at_its_place(play):
+    async def story(scene):
+        engine = await scene.engine()
+        ids, weights = np.arange(6, dtype=np.int64).reshape(2, 3), np.array([0.5, 1.5], np.float32)
+        asked = scene.ask(arrays=(ids, weights))
+        (frame,) = await engine.infers(1)
+        assert (frame.count, bytes(frame.tensors.data)) == (2, ids.tobytes() + bytes(16) + weights.tobytes())
+        engine.answer(frame)
+        result, _ = await asked
+        assert result.tensors == Tensors(bytes(8))
+
+    play(story)
+
+
+def test_no_more_bytes_are_admitted_than_there_is_room_for(play):
+    async def story(scene):
+        far = time.monotonic() + LIMIT
+        with scene.client.admit("m", 1, 60, far):
+            with pytest.raises(Overloaded, match="take 60 bytes; the most is 100"), scene.client.admit("m", 1, 41, far):
+                pass
+            with scene.client.admit("m", 1, 40, far):
+                pass
+        with scene.client.admit("m", 1, 100, far):
+            pass
+
+    play(story, most_bytes=100)
 
 
 def test_the_engine_with_the_least_to_do_gets_the_next_request(play):
@@ -412,11 +451,11 @@ def test_what_would_come_after_its_deadline_is_refused_and_told_when_to_come_bac
         first, _ = await engine.infers(2)
         engine.answer(first)
         await asked
-        late = scene.client.admit("m", 2, time.monotonic() + 20)
+        late = scene.client.admit("m", 2, 0, time.monotonic() + 20)
         with pytest.raises(Overloaded, match="An answer would take about 6") as refused, late:
             pass
         assert 45 <= int(refused.value.headers["Retry-After"]) <= 52
-        with scene.client.admit("m", 2, time.monotonic() + 100):
+        with scene.client.admit("m", 2, 0, time.monotonic() + 100):
             pass
         waiting.cancel()
 
@@ -431,12 +470,12 @@ def test_examples_that_wait_for_another_model_delay_no_request_however_many_one_
         engine.answer(frame)  # and says that an example takes half a second
         await warm
         far = time.monotonic() + LIMIT
-        with scene.client.admit("other", 7, far):
+        with scene.client.admit("other", 7, 0, far):
             scene.client.known.models["other"] = ModelState("other", "loading")
-            seven = np.zeros((7, 3, 4, 4), np.uint8)
-            waiting = asyncio.ensure_future(scene.client.infer(ModelState("other", "ready"), seven, 1, far))
+            seven = (np.zeros((7, 3, 4, 4), np.uint8),)
+            waiting = asyncio.ensure_future(scene.client.infer(ModelState("other", "ready"), 7, seven, far))
             await until(lambda: len(scene.client._orphans) == 1)
-            with scene.client.admit("m", 1, time.monotonic() + 0.1):
+            with scene.client.admit("m", 1, 0, time.monotonic() + 0.1):
                 pass  # nothing is before it: those seven are for another model, and are not being decoded
             waiting.cancel()
 
@@ -450,7 +489,7 @@ def test_who_asks_an_idle_engine_is_let_in_however_short_the_deadline(play):
         (frame,) = await engine.infers(1)
         engine.answer(frame)  # and says that an example takes half a second
         await asked
-        with scene.client.admit("m", 8, time.monotonic() + 0.1):
+        with scene.client.admit("m", 8, 0, time.monotonic() + 0.1):
             assert scene.client.places.taken == 8
 
     play(story)
@@ -485,12 +524,12 @@ def test_a_model_that_the_next_engine_cannot_serve_is_refused_with_the_reason(pl
     play(story)
 
 
-OLD, NEW = {"crop": 4, "resize": 4}, {"crop": 4, "resize": 8}
+OLD, NEW = "a digest", "another one"
 
 
-def test_pixels_decoded_for_another_input_never_reach_an_engine_though_their_size_is_the_same(play):
+def test_arrays_decoded_for_another_input_never_reach_an_engine_though_their_size_is_the_same(play):
     async def story(scene):
-        engine = await scene.engine(input=NEW)
+        engine = await scene.engine(decoded_for=NEW)
         with pytest.raises(InputChangedError):
             await scene.ask(decoded_for=OLD)
         scene.ask(decoded_for=NEW)
@@ -507,7 +546,7 @@ def test_a_request_whose_deadline_comes_with_the_next_generation_stops_no_other(
         turned, turn = [], scene.client.fleet._all_models
         # In the turn of the loop in which the generation comes: the request's own task has not run since.
         scene.client.fleet._all_models = lambda generation: (turned.append(late.expire()), turn(generation))[1]
-        await scene.engine(input=NEW)
+        await scene.engine(decoded_for=NEW)
         assert turned
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded, InputChangedError]
@@ -517,11 +556,11 @@ def test_a_request_whose_deadline_comes_with_the_next_generation_stops_no_other(
 
 def test_a_replayed_request_that_the_next_generation_takes_otherwise_is_handed_back_to_be_decoded_again(play):
     async def story(scene):
-        first = await scene.engine(input=OLD)
+        first = await scene.engine(decoded_for=OLD)
         asked = scene.ask(decoded_for=OLD)
         await first.infers(1)
         await scene.end(first, "SIGKILL")
-        second = await scene.engine(input=NEW)
+        second = await scene.engine(decoded_for=NEW)
         with pytest.raises(InputChangedError):
             await asked
         assert second.frames == []
@@ -559,11 +598,11 @@ def test_a_request_that_was_decoded_while_its_model_went_is_refused_at_once(play
 
 def test_when_the_newest_engine_goes_the_input_told_is_that_of_one_that_is_up(play):
     async def story(scene):
-        await scene.engine(device="cuda:0", input=OLD)
-        second = await scene.engine(device="cuda:1", input=NEW)
-        assert scene.client.known.models["m"].input == NEW
+        await scene.engine(device="cuda:0", decoded_for=OLD)
+        second = await scene.engine(device="cuda:1", decoded_for=NEW)
+        assert scene.client.known.models["m"].decoded_for == NEW
         second.die()
-        await until(lambda: scene.client.known.models["m"].input == OLD)
+        await until(lambda: scene.client.known.models["m"].decoded_for == OLD)
 
     play(story)
 
@@ -733,7 +772,7 @@ def test_who_waits_when_the_drain_is_over_is_told_so(play):
 
 def test_no_two_front_ends_ever_give_the_same_id():
     metrics = Metrics("frontend-0", make_metric_memory())
-    first, replaced = (EngineClient(start, Known("", {}), 1, metrics) for start in (1, 2))
+    first, replaced = (EngineClient(start, Known("", {}), Places(1, 1), metrics) for start in (1, 2))
     assert next(first._ids) + (1 << 40) == next(replaced._ids)
 
 
@@ -769,14 +808,14 @@ def test_a_request_that_waited_before_there_was_an_engine_is_told_of_too(play):
 
 def test_a_model_that_is_loading_again_is_known_as_it_was(play):
     async def story(scene):
-        first = await scene.engine(input=OLD)
+        first = await scene.engine(decoded_for=OLD)
         await scene.end(first, "SIGKILL")
         second = await scene.engine(state="loading")
         state = scene.client.known.models["m"]
-        assert (state.state, state.version, state.input) == ("ready", "v1", OLD)
+        assert (state.state, state.version, state.decoded_for) == ("ready", "v1", OLD)
         assert not scene.client.is_up("m")
         asked = scene.ask(decoded_for=OLD)
-        await scene.ready(second, input=OLD)
+        await scene.ready(second, decoded_for=OLD)
         (frame,) = await second.infers(1)
         second.answer(frame)
         assert (await asked)[1].version == "v2"
@@ -784,13 +823,13 @@ def test_a_model_that_is_loading_again_is_known_as_it_was(play):
     play(story)
 
 
-def test_pixels_for_the_old_input_do_not_go_to_a_model_that_is_ready_with_another(play):
+def test_arrays_for_the_old_input_do_not_go_to_a_model_that_is_ready_with_another(play):
     async def story(scene):
-        first = await scene.engine(input=OLD)
+        first = await scene.engine(decoded_for=OLD)
         await scene.end(first, "SIGKILL")
         second = await scene.engine(state="loading")
         asked = scene.ask(decoded_for=OLD)
-        await scene.ready(second, input=NEW)
+        await scene.ready(second, decoded_for=NEW)
         with pytest.raises(InputChangedError):
             await asked
         assert not await second.infers(0)

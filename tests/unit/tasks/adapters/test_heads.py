@@ -1,11 +1,12 @@
-"""Logits to classes: a softmax, the best of it, and nothing of the rest of the batch."""
+"""Outputs to results: the best classes, tensors or values, and which of them must not leave."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tasks.adapters.heads import best_classes
+from service.signature import TensorSpec
+from service.tasks.adapters.heads import Classes, Tensors, Values, best_classes
 
 
 def test_the_best_classes_of_each_row_fall_and_name_their_logits():
@@ -80,3 +81,112 @@ def test_probabilities_of_the_model_are_left_as_they_are():
 def test_nan_comes_first_whatever_the_activation(activation):
     probabilities, _ = best_classes(torch.tensor([[0.5, torch.nan, 0.1]]), 1, activation)
     assert probabilities.isnan().all()
+
+
+def faults(head, *outputs):
+    return head.faults(head.reduce(outputs))
+
+
+def test_of_a_classifiers_results_a_hundred_leave_at_most():
+    outputs = torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
+    head = Classes([TensorSpec("scores", "float32", (300,))], "softmax")
+    assert head.outputs == (TensorSpec("probabilities", "float32", (100,)), TensorSpec("ids", "int32", (100,)))
+    probabilities, ids = head.reduce([outputs])
+    assert torch.equal(head.probabilities([outputs]).gather(1, ids.long()), probabilities)
+    assert (probabilities.shape, ids.shape) == ((2, 100), (2, 100))
+
+
+@pytest.mark.parametrize(
+    ("activation", "scores", "words"),
+    [
+        ("softmax", [torch.nan, 1.0], "The model returned NaN for this input."),
+        ("softmax", [torch.inf, 1.0], "The model returned NaN for this input."),
+        ("sigmoid", [torch.nan, 1.0], "The model returned NaN for this input."),
+        (
+            "none",
+            [1.5, 0.5],
+            "The model returned 1.5 for this input where its card promises a probability, from 0 to 1.",
+        ),
+        (
+            "none",
+            [-0.5, -0.25],
+            "The model returned -0.25 for this input where its card promises a probability, from 0 to 1.",
+        ),
+    ],
+)
+def test_only_the_example_whose_scores_are_no_probabilities_is_at_fault(activation, scores, words):
+    head = Classes([TensorSpec("scores", "float32", (2,))], activation)
+    assert faults(head, torch.tensor([[0.5, 0.25], scores, [0.25, 0.5]])) == {1: words}
+
+
+def test_a_probability_may_be_a_rounding_error_above_one():
+    head = Classes([TensorSpec("scores", "float32", (2,))], "none")
+    assert faults(head, torch.tensor([[1.0001, 0.0], [1.0, 0.0]])) == {}
+
+
+RAW = TensorSpec("a", "float32", (2,)), TensorSpec("b", "int64"), TensorSpec("c", "bfloat16", (2, 2), finite=False)
+
+
+def outputs_of(count):
+    return torch.zeros(count, 2), torch.zeros(count, dtype=torch.int64), torch.zeros(count, 2, 2).bfloat16()
+
+
+def test_tensors_leave_as_they_are():
+    head = Tensors(RAW)
+    outputs = [torch.randn(3, 2), torch.tensor([2**62, -1, 0]), torch.randn(3, 2, 2).bfloat16()]
+    results = head.reduce(outputs)
+    assert head.outputs == RAW
+    assert all(torch.equal(result, output) for result, output in zip(results, outputs, strict=True))
+    assert head.probabilities(outputs) is None
+
+
+def test_tensors_leave_in_c_order():
+    (result,) = Tensors([TensorSpec("a", "float32", (3, 4))]).reduce([torch.randn(4, 3, 2).movedim(2, 0).mT])
+    assert (result.shape, result.is_contiguous()) == ((2, 3, 4), True)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(torch.nan, "NaN"), (torch.inf, "an infinity"), (-torch.inf, "an infinity")]
+)
+def test_only_the_example_with_a_number_that_is_none_is_at_fault(value, what):
+    outputs = outputs_of(4)
+    outputs[0][2, 1] = value
+    words = f"The model returned {what} in a for this input; finite = false on the card would let it out."
+    assert faults(Tensors(RAW), *outputs) == {2: words}
+
+
+def test_every_example_at_fault_is_told():
+    outputs = outputs_of(4)
+    outputs[0][1, 0], outputs[0][3, 1] = torch.nan, torch.inf
+    assert sorted(faults(Tensors(RAW), *outputs)) == [1, 3]
+
+
+def test_an_output_that_need_not_be_finite_is_no_fault():
+    outputs = outputs_of(4)
+    outputs[2][:] = torch.nan
+    assert faults(Tensors(RAW), *outputs) == {}
+
+
+def test_a_single_number_may_be_at_fault():
+    head = Tensors([TensorSpec("y", "float32")])
+    assert sorted(faults(head, torch.tensor([0.0, torch.nan, 1.0]))) == [1]
+
+
+@pytest.mark.parametrize(("shape", "count"), [((), 1), ((1,), 1), ((3,), 3)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_values_are_rows_of_float32(shape, count, dtype):
+    head = Values([TensorSpec("scores", dtype, shape)])
+    assert head.outputs == (TensorSpec("values", "float32", (count,)),)
+    outputs = torch.arange(2 * count).reshape(2, *shape).to(getattr(torch, dtype))
+    (result,) = head.reduce([outputs])
+    assert (result.dtype, result.tolist()) == (torch.float32, torch.arange(2.0 * count).reshape(2, count).tolist())
+
+
+def test_a_value_that_is_no_number_is_a_fault_of_its_example():
+    head = Values([TensorSpec("scores", "float32", (2,))])
+    assert sorted(faults(head, torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]))) == [1]
+
+
+def test_a_float64_beyond_float32_is_a_fault():
+    head = Values([TensorSpec("scores", "float64")])
+    assert sorted(faults(head, torch.tensor([1.0, 1e300], dtype=torch.float64))) == [1]

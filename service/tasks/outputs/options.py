@@ -6,10 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from starlette.requests import Request
-
 from service.errors import Unprocessable
-from service.frontend.limits import whole_number
+from service.validation import whole_number
 
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 100
@@ -45,22 +43,32 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
             raise Unprocessable(f"{shown[:60]} is not a header of this server; {_advice(key, value.decode('latin-1'))}")
 
 
-def top_k_of_query(request: Request) -> int | None:
+def top_k_of_query(query: Iterable[tuple[str, str]]) -> int | None:
     """Return the query's `top_k`, if it has one.
 
     Raises:
         Unprocessable: it has it twice, another key, or what is not such a number.
     """
-    if not request.scope["query_string"]:
-        return None
     top_k = None
-    for key, value in request.query_params.multi_items():
+    for key, value in query:
         if key != "top_k":
             raise unknown_option("query parameter", key, value)
         if top_k is not None:
             raise Unprocessable("top_k appears in the query twice; give it once.")
         top_k = top_k_of(value)
     return top_k
+
+
+def no_options(query: Iterable[tuple[str, str]]) -> None:
+    """Refuse any option, for a task that has none.
+
+    Raises:
+        Unprocessable: there is one.
+    """
+    for key, value in query:
+        if key == "top_k":
+            raise Unprocessable("top_k is for the classes of a classifier, and this model has none; leave it out.")
+        raise unknown_option("query parameter", key, value)
 
 
 def top_k_of(text: str) -> int:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import msgspec
-from starlette.datastructures import Headers
+import numpy as np
+import numpy.typing as npt
 
 from service.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
-from service.frontend.limits import by_deadline
-from service.frontend.multipart import form_of
-from service.frontend.options import DEFAULT_TOP_K, MAX_TOP_K
+from service.signature import Signature
+from service.tasks.inputs.input import Arrays, Given
+from service.tasks.inputs.multipart import form_of
+from service.tasks.inputs.picture import MODERATE, QUICK, ImageDecoder
+from service.tasks.inputs.spec import InputSpec
+from service.tasks.outputs.options import DEFAULT_TOP_K, MAX_TOP_K
 
 _Channel = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _SOME = msgspec.Meta(min_length=1)
@@ -60,53 +63,79 @@ _json_of_floats = msgspec.json.Decoder(FloatInstances)
 Picture = bytes | Rows | FloatRows
 
 
-class Pictures(NamedTuple):
-    """The pictures of a body, in order, as file bytes or nested numbers; and its `top_k`, if it has one."""
+_BINARY = {"type": "string", "format": "binary"}
+_PIXELS = {"instances": [[[[250, 200, 0], [250, 200, 0]], [[20, 90, 20], [20, 90, 20]]]]}
+#: A complete 1 x 1 PNG.
+_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": DEFAULT_TOP_K}
+_FILES = {
+    "type": "object",
+    "properties": {"file": {"type": "array", "items": _BINARY}, "top_k": TOP_K},
+    "required": ["file"],
+}
+#: Bodies of pictures, for the schema.
+BODIES: dict[str, Any] = {
+    "image/*": {"schema": _BINARY},
+    "application/octet-stream": {"schema": _BINARY},
+    "multipart/form-data": {"schema": _FILES},
+    "application/json": {
+        "schema": {"$ref": "#/components/schemas/Instances"},
+        "examples": {
+            "pixels": {"summary": "numbers (H, W, 3), RGB, 0 to 255", "value": _PIXELS},
+            "base64": {"summary": "a picture file in base64", "value": {"instances": [{"b64": _PNG}]}},
+        },
+    },
+}
 
-    given: list[Picture]
-    top_k: int | None = None
 
+class PictureInput:
+    """Reads bodies of pictures for one model.
 
-async def read_pictures(headers: Headers, body: bytes, most: int, deadline: float) -> Pictures:
-    """Return what a body holds. `deadline` is CLOCK_MONOTONIC seconds.
-
-    Raises:
-        UnsupportedType: the Content-Type is none of those served.
-        Malformed: the body is not what its Content-Type says.
-        TooLarge: more than `most` pictures.
-        Unprocessable: JSON of another shape, bad base64, or a form with a field that is not taken.
-        DeadlineExceeded: the body was not read by then.
+    Args:
+        about: the card's `[input]`, resolved.
+        signature: the model's.
+        max_pixels: the most pixels of a picture.
     """
-    content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type.startswith("image/") or content_type == "application/octet-stream":
-        return Pictures([body])
-    if content_type == "multipart/form-data":
-        pictures = await _off_the_loop(deadline, body, lambda: _from_form(headers["content-type"], body, most))
-    elif content_type == "application/json":
-        pictures = await _off_the_loop(deadline, body, lambda: _from_json(body, most))
-    else:
-        raise UnsupportedType(
-            f"Content-Type is {content_type[:80]!r}; send image/jpeg (curl -H 'Content-Type: image/jpeg'), "
-            "another image type, multipart/form-data or application/json."
-        )
-    if not pictures.given:
-        raise Unprocessable("There is no picture in the body.")
-    return pictures
+
+    def __init__(self, about: dict[str, Any], signature: Signature, max_pixels: int) -> None:
+        self._decoder = ImageDecoder(InputSpec(**about), max_pixels)
+        self.example_bytes = signature.example_bytes
+
+    def read(self, content_type: str, body: bytes, most: int) -> Given:
+        """Return a body's pictures, in order, as file bytes or nested numbers; and its `top_k`, if it has one."""
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind.startswith("image/") or kind == "application/octet-stream":
+            return Given(1, [body], {})
+        if kind == "multipart/form-data":
+            form = form_of(content_type, body, most)
+            given: Sequence[Picture] = form.files
+            top_k = form.top_k
+        elif kind == "application/json":
+            given, top_k = _from_json(body, most)
+        else:
+            raise UnsupportedType(
+                f"Content-Type is {kind[:80]!r}; send image/jpeg (curl -H 'Content-Type: image/jpeg'), "
+                "another image type, multipart/form-data or application/json."
+            )
+        if not given:
+            raise Unprocessable("There is no picture in the body.")
+        return Given(len(given), given, {} if top_k is None else {"top_k": top_k})
+
+    def documented(self) -> dict[str, Any]:
+        return BODIES
+
+    def at_once(self, given: Given, is_alone: bool) -> Arrays | None:
+        picture = given.items[0]
+        if given.count > 1 or not isinstance(picture, bytes):
+            return None
+        decoded = self._decoder.decode_within(MODERATE if is_alone else QUICK, picture)
+        return None if decoded is None else (decoded[None],)
+
+    def decode(self, item: Picture) -> Sequence[npt.NDArray[np.uint8]]:
+        return [self._decoder.decode(item) if isinstance(item, bytes) else self._decoder.from_pixels(item)]
 
 
-async def _off_the_loop(deadline: float, body: bytes, read: Callable[[], Pictures]) -> Pictures:
-    """Read a body in a thread if it is large: copying it, or its numbers, would stall the event loop."""
-    if len(body) < LARGE_BYTES:
-        return read()
-    return await by_deadline(deadline, "while its body was being read", asyncio.to_thread(read))
-
-
-def _from_form(content_type: str, body: bytes, most: int) -> Pictures:
-    form = form_of(content_type, body, most)
-    return Pictures([*form.files], form.top_k)
-
-
-def _from_json(body: bytes, most: int) -> Pictures:
+def _from_json(body: bytes, most: int) -> tuple[Sequence[Picture], int | None]:
     body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, which RFC 8259, 8.1, lets a reader ignore
     _count_first(body, most)
     try:
@@ -120,7 +149,7 @@ def _from_json(body: bytes, most: int) -> Pictures:
         raise TooLarge(f"{len(instances)} instances; at most {most} are allowed in one request.")
     pictures = [_file_bytes(item.b64, n) if isinstance(item, Encoded) else item for n, item in enumerate(instances)]
     _check_keys(body, 1 + (top_k is not None) + 2 * sum(isinstance(item, Encoded) for item in instances))
-    return Pictures(pictures, top_k)
+    return pictures, top_k
 
 
 def _decoded(body: bytes) -> Instances | FloatInstances:
@@ -156,7 +185,7 @@ def _check_keys(body: bytes, strings: int) -> None:
         raise Malformed("A key appears twice in the JSON body.")
 
 
-#: A smaller body is read in less time than a thread is woken in, and cannot hold many instances.
+#: A smaller body cannot hold many instances.
 LARGE_BYTES = 65_536
 
 _EXPECTED = '{"instances": [{"b64": "…"} or numbers (H, W, 3) from 0 to 255, …]}, and may hold "top_k": 5'

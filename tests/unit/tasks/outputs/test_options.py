@@ -1,4 +1,4 @@
-"""What a request asks for beside its pictures, and the words for what there is not."""
+"""What a request asks for beside its examples, and the words for what there is not."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import pytest
 from starlette.requests import Request
 
 from service.errors import Unprocessable
-from service.frontend.options import DEFAULT_TOP_K, agreed_top_k, check_headers, top_k_of_query
+from service.tasks.outputs.options import DEFAULT_TOP_K, agreed_top_k, check_headers, no_options, top_k_of_query
 
 
-def request(query: str) -> Request:
-    return Request({"type": "http", "query_string": query.encode(), "headers": []})
+def items(query: str) -> list[tuple[str, str]]:
+    return Request({"type": "http", "query_string": query.encode(), "headers": []}).query_params.multi_items()
 
 
 @pytest.mark.parametrize(("query", "top_k"), [("", None), ("top_k=1", 1), ("top_k=100", 100), ("top_k=007", 7)])
 def test_a_query_may_say_top_k(query, top_k):
-    assert top_k_of_query(request(query)) == top_k
+    assert top_k_of_query(items(query)) == top_k
 
 
 OPTION = "the one option is top_k, such as ?top_k=5; X-Timeout-Ms is a header."
@@ -46,7 +46,7 @@ PATH = "a model is chosen by the path: POST /models"
 )
 def test_a_query_that_says_anything_else_is_refused_with_what_there_is(query, words):
     with pytest.raises(Unprocessable) as raised:
-        top_k_of_query(request(query))
+        top_k_of_query(items(query))
     assert raised.value.detail == words
 
 
@@ -88,3 +88,20 @@ def test_query_and_body_may_agree():
     assert agreed_top_k(3, None) == agreed_top_k(None, 3) == agreed_top_k(3, 3) == 3
     with pytest.raises(Unprocessable, match=r"^top_k is 3 in the query and 4 in the body; give it once\.$"):
         agreed_top_k(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("top_k=3", "top_k is for the classes of a classifier, and this model has none; leave it out."),
+        ("model=dogs", f"'model' is not a query parameter; {PATH}/dogs/predict."),
+    ],
+)
+def test_a_task_without_options_refuses_each(query, words):
+    with pytest.raises(Unprocessable) as raised:
+        no_options(items(query))
+    assert raised.value.detail == words
+
+
+def test_a_task_without_options_takes_a_query_without_any():
+    no_options(items(""))

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from python_multipart.multipart import parse_options_header
 
 from service.errors import Malformed, Refusal, TooLarge, Unprocessable
-from service.frontend.options import top_k_of, unknown_option
 from service.tasks.inputs.pictures.formats import FORMATS
+from service.tasks.outputs.options import top_k_of, unknown_option
 
 #: A part's headers may be this long; and a boundary may stand within lines this often, as it does in no real body.
 MOST_HEADER_BYTES, MOST_ELSEWHERE = 16_384, 1_000

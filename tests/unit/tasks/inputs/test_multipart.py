@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import Malformed, Refusal, TooLarge, Unprocessable
-from service.frontend.multipart import Form, form_of
+from service.tasks.inputs.multipart import Form, form_of
 
 TYPE = "multipart/form-data; boundary=B"
 

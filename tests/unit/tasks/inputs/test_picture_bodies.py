@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
+import io
 import json
-import time
 
+import numpy as np
 import pytest
-from starlette.datastructures import Headers
+from PIL import Image
 
-from service.errors import DeadlineExceeded, Malformed, Refusal, Unprocessable, UnsupportedType
-from service.frontend.inputs import LARGE_BYTES, read_pictures
+from service.errors import Malformed, Refusal, TooLarge, Unprocessable, UnsupportedType
+from service.signature import Signature, TensorSpec
+from service.tasks.inputs.picture_bodies import LARGE_BYTES, PictureInput
 
 PIXELS = [[[1, 2, 3], [4, 5, 6]]]
 FILE = bytes(range(256)) * 4
 
 
-def pictures(content_type: str, body: bytes, seconds: float = 60):
-    return read(content_type, body, seconds).given
+INPUT = PictureInput({"resize": 8, "crop": 8}, Signature((TensorSpec("image", "uint8", (3, 8, 8)),)), 10_000)
 
 
-def read(content_type: str, body: bytes, seconds: float = 60):
-    return asyncio.run(read_pictures(Headers({"content-type": content_type}), body, 8, time.monotonic() + seconds))
+def pictures(content_type: str, body: bytes):
+    return read(content_type, body).items
+
+
+def read(content_type: str, body: bytes, most: int = 8):
+    given = INPUT.read(content_type, body, most)
+    assert given.count == len(given.items)
+    return given
 
 
 def from_json(*instances, dumped=json.dumps):
@@ -97,16 +103,10 @@ def test_a_body_of_any_size_is_refused_in_the_same_words(size, kind):
     assert other.value.detail == small.value.detail
 
 
-def test_nobody_waits_for_a_large_body_past_the_deadline():
-    body = json.dumps({"instances": [[[[1, 2, 3]] * 100] * 1000]}).encode()
-    with pytest.raises(DeadlineExceeded, match="while its body was being read"):
-        pictures("application/json", body, seconds=0)
-
-
 @pytest.mark.parametrize("text", ['{"instances": [[[[1, 2, 3]]]], "top_k": 3}', '{"top_k":3,"instances":[{"b64":""}]}'])
 def test_json_may_say_top_k(text):
-    assert read("application/json", text.encode()).top_k == 3
-    assert read("application/json", b'{"instances": [[[[1, 2, 3]]]]}').top_k is None
+    assert read("application/json", text.encode()).options == {"top_k": 3}
+    assert read("application/json", b'{"instances": [[[[1, 2, 3]]]]}').options == {}
 
 
 @pytest.mark.parametrize("value", ["0", "101", "null", '"3"', "3.5", "[3]", "true"])
@@ -123,3 +123,47 @@ def test_a_top_k_that_comes_twice_in_json_is_refused():
 def test_another_key_in_json_is_named_with_what_there_may_be():
     with pytest.raises(Unprocessable, match=r'unknown field `topk`; the body must be .*and may hold "top_k": 5'):
         read("application/json", b'{"instances": [[[[1, 2, 3]]]], "topk": 3}')
+
+
+def test_a_form_may_say_top_k():
+    file = 'Content-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\nx'
+    body = f'--B\r\n{file}\r\n--B\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n3\r\n--B--\r\n'.encode()
+    given = read("multipart/form-data; boundary=B", body)
+    assert (given.items, given.options) == ([b"x"], {"top_k": 3})
+
+
+def test_more_pictures_than_allowed_are_too_many():
+    body = json.dumps({"instances": [PIXELS] * 3}).encode()
+    assert read("application/json", body, most=3).count == 3
+    with pytest.raises(TooLarge, match="3 instances; at most 2 are allowed in one request"):
+        read("application/json", body, most=2)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_quick_picture_alone_is_decoded_at_once_with_the_axis_of_examples():
+    given = read("image/png", png())
+    (array,) = INPUT.at_once(given, is_alone=False)
+    assert (array.shape, array.dtype) == ((1, 3, 8, 8), np.uint8)
+    assert np.array_equal(array[0], INPUT.decode(given.items[0])[0])
+
+
+def test_what_takes_longer_is_left_to_a_thread():
+    assert INPUT.at_once(read("image/jpeg", bytes(1 << 20)), is_alone=True) is None
+    both = json.dumps({"instances": [{"b64": base64.b64encode(png()).decode()}] * 2}).encode()
+    assert INPUT.at_once(read("application/json", both), is_alone=True) is None
+    assert INPUT.at_once(read("application/json", json.dumps({"instances": [PIXELS]}).encode()), is_alone=True) is None
+
+
+def test_numbers_are_decoded_as_the_picture_that_they_spell():
+    (array,) = INPUT.decode([[(7, 8, 9)]])
+    assert array.shape == (3, 8, 8)
+    assert array[:, 4, 4].tolist() == [7, 8, 9]
+
+
+def test_an_example_has_the_bytes_of_its_pixels():
+    assert INPUT.example_bytes == 3 * 8 * 8

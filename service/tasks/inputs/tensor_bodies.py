@@ -1,0 +1,246 @@
+"""Bodies of tensors: JSON, npy and npz, held against a model's signature before anything is queued."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
+from service.signature import Signature, TensorSpec, nested_schema, said_of_shape
+from service.tasks.inputs.arrays import MOST_HEADER_BYTES, read_npy, read_npz
+from service.tasks.inputs.input import Arrays, Given
+
+_Array = npt.NDArray[Any]
+#: Arrays of numpy for each of torch's dtypes; bfloat16, which numpy does not have, is read as float32.
+DTYPES = {
+    "bool": np.dtype(np.bool_),
+    **{name: np.dtype(name) for name in ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")},
+    "bfloat16": np.dtype(np.float32),
+}
+#: An example in the documentation has at most this many numbers.
+MOST_IN_EXAMPLE = 1024
+#: Where many lists are short they are read as tuples, which the garbage collector does not go through again and again.
+MOST_IN_TUPLE = 32
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?:\.instances(?:\[(?P<instance>\d+)\])?)?(?P<rest>.*)`)?$", re.DOTALL)
+
+
+class TensorsInput:
+    """Reads bodies of tensors for one model.
+
+    Args:
+        about: nothing; a card's `[input]` is for pictures.
+        signature: the model's.
+        max_pixels: not for tensors.
+    """
+
+    def __init__(self, about: Mapping[str, Any], signature: Signature, max_pixels: int) -> None:
+        self._specs = signature.inputs
+        self._fields = {spec.name: f"input_{place}" for place, spec in enumerate(self._specs)}
+        self._json: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body_type(self._specs))
+        self.example_bytes = signature.example_bytes
+        self._read_bytes = sum(math.prod(spec.shape) * DTYPES[spec.dtype].itemsize for spec in self._specs)
+
+    def read(self, content_type: str, body: bytes, most: int) -> Given:
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind == "application/json":
+            arrays = self._of_json(body, most)
+        elif kind == "application/x-npy":
+            arrays = self._of_named({self._only(): read_npy(body)})
+        elif kind == "application/x-npz":
+            arrays = self._of_named(read_npz(body, most * self._read_bytes + len(self._specs) * MOST_HEADER_BYTES))
+        else:
+            raise UnsupportedType(
+                f"Content-Type is {kind[:80]!r}; send application/json, application/x-npy or application/x-npz."
+            )
+        count = len(arrays[0])
+        if not count:
+            raise Unprocessable("There is no instance in the body.")
+        if count > most:
+            raise TooLarge(f"{count} instances; at most {most} are allowed in one request.")
+        return Given(count, [tuple(_on_the_wire(*pair) for pair in zip(self._specs, arrays, strict=True))], {})
+
+    def at_once(self, given: Given, is_alone: bool) -> Arrays | None:
+        arrays: Arrays = given.items[0]
+        return arrays
+
+    def decode(self, item: Any) -> Sequence[_Array]:
+        raise NotImplementedError  # nothing is left to do
+
+    def documented(self) -> dict[str, Any]:
+        json: dict[str, Any] = {"schema": body_schema(self._specs)}
+        if sum(math.prod(spec.shape) for spec in self._specs) <= MOST_IN_EXAMPLE:
+            json["example"] = {"instances": [{spec.name: _example(spec) for spec in self._specs}]}
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        numpy = {"application/x-npz": binary} | ({"application/x-npy": binary} if len(self._specs) == 1 else {})
+        return {"application/json": json} | numpy
+
+    def _only(self) -> str:
+        if len(self._specs) > 1:
+            names = ", ".join(spec.name for spec in self._specs)
+            raise Unprocessable(f"An npy file holds one array, and the model takes {names}; send application/x-npz.")
+        return self._specs[0].name
+
+    def _of_named(self, given: Mapping[str, _Array]) -> Arrays:
+        """Hold arrays, `(N, *shape)` each, against the signature."""
+        if unknown := [name for name in given if name not in self._fields]:
+            raise Unprocessable(
+                f"{unknown[0][:80]!r} is not an input of the model; it takes {', '.join(self._fields)}."
+            )
+        if missing := [name for name in self._fields if name not in given]:
+            raise Unprocessable(f"The input {missing[0]} is missing; the model takes {', '.join(self._fields)}.")
+        counts = {name: len(array) for name, array in given.items() if array.ndim}
+        for spec in self._specs:
+            array, wanted = given[spec.name], DTYPES[spec.dtype]
+            if array.dtype != wanted or array.ndim != 1 + len(spec.shape) or array.shape[1:] != spec.shape:
+                found = said_of_shape(str(array.dtype), array.shape)
+                shape = ", ".join(["N", *map(str, spec.shape)]) + "," * (not spec.shape)
+                raise Unprocessable(f"The input {spec.name} is {found}; it must be {wanted} of shape ({shape}).")
+            if len(array) != counts[self._specs[0].name]:
+                said = ", ".join(f"{name} has {count}" for name, count in counts.items())
+                raise Unprocessable(f"Inputs have different numbers of instances: {said}.")
+            _check_range(spec, array)
+        return tuple(given[spec.name] for spec in self._specs)
+
+    def _of_json(self, body: bytes, most: int) -> Arrays:
+        body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, which RFC 8259, 8.1, lets a reader ignore
+        try:
+            instances = self._json.decode(body).instances
+        except msgspec.ValidationError as error:
+            raise Unprocessable(self._said(str(error))) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Malformed(f"The body is not valid JSON: {error}.") from error
+        if len(instances) > most:
+            raise TooLarge(f"{len(instances)} instances; at most {most} are allowed in one request.")
+        named = [each for each in instances if isinstance(each, msgspec.Struct)]
+        if body.count(b'"') != 2 * (1 + len(named) * len(self._specs)):
+            raise Malformed("A key appears twice in the JSON body.")
+        return tuple(
+            self._column(spec, field, instances) for spec, field in zip(self._specs, self._fields.values(), strict=True)
+        )
+
+    def _column(self, spec: TensorSpec, field: str, instances: Sequence[Any]) -> _Array:
+        values = [getattr(each, field) if isinstance(each, msgspec.Struct) else each for each in instances]
+        wanted = DTYPES[spec.dtype]
+        with np.errstate(over="ignore"):
+            array = np.array(values, wanted).reshape(len(values), *spec.shape)
+        if spec.is_floating:
+            _check_fits(spec, array)
+        _check_range(spec, array)
+        return array
+
+    def _said(self, words: str) -> str:
+        """Put msgspec's words in terms of instances and inputs."""
+        found = _PATH.match(words)
+        what, instance, rest = (found["what"], found["instance"], found["rest"] or "") if found else (words, None, "")
+        what = what.replace(" | object`", "`")  # an instance may be the bare value of an only input
+        wanted = "; ".join(f"{spec.name} must be {said_of_shape(spec.dtype, spec.shape)}" for spec in self._specs)
+        if instance is None:
+            return f"{what}; the body must be {self._expected()}."
+        name = next((name for name in self._fields if rest.startswith(f".{name}")), "")
+        place = rest[len(name) + 1 :] if name else rest
+        if not name and len(self._specs) == 1:
+            name = self._specs[0].name
+        where = f", input {name}" * bool(name) + f" at {place}" * bool(place)
+        spec = next((spec for spec in self._specs if spec.name == name), None)
+        if spec:
+            wanted = f"it must be {said_of_shape(spec.dtype, spec.shape)}"
+        return f"Instance {instance}{where}: {what[:1].lower()}{what[1:]}; {wanted}."
+
+    def _expected(self) -> str:
+        names = ", ".join(f'"{spec.name}": {said_of_shape(spec.dtype, spec.shape)}' for spec in self._specs)
+        return f'{{"instances": [{{{names}}}, …]}}'
+
+
+def body_type(specs: Sequence[TensorSpec]) -> type[msgspec.Struct]:
+    """Return the type of a JSON body for these inputs: shapes, dtypes and their limits are checked as it is read."""
+    fields = [(f"input_{place}", _nested(spec)) for place, spec in enumerate(specs)]
+    rename = {f"input_{place}": spec.name for place, spec in enumerate(specs)}
+    instance: Any = msgspec.defstruct("Instance", fields, rename=rename, forbid_unknown_fields=True)
+    if len(specs) == 1:
+        instance = instance | _nested(specs[0])
+    some = Annotated[list[instance], msgspec.Meta(min_length=1)]
+    return msgspec.defstruct("Instances", [("instances", some)], forbid_unknown_fields=True)
+
+
+def _nested(spec: TensorSpec) -> Any:
+    found: Any = float
+    if spec.dtype == "bool":
+        found = bool
+    elif not spec.is_floating:
+        limits = np.iinfo(spec.dtype)
+        found = Annotated[int, msgspec.Meta(ge=int(limits.min), le=int(limits.max))]
+    for extent in reversed(spec.shape):
+        if extent <= MOST_IN_TUPLE:
+            found = tuple[(found,) * extent]  # type: ignore[misc]
+        else:
+            found = Annotated[list[found], msgspec.Meta(min_length=extent, max_length=extent)]
+    return found
+
+
+def body_schema(specs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Return the schema of a JSON body for these inputs."""
+    tensors = {spec.name: nested_schema(spec) for spec in specs}
+    named = {"type": "object", "properties": tensors, "required": list(tensors), "additionalProperties": False}
+    instance = {"anyOf": [named, *tensors.values()]} if len(specs) == 1 else named
+    instances = {"type": "array", "items": instance, "minItems": 1}
+    return {
+        "type": "object",
+        "properties": {"instances": instances},
+        "required": ["instances"],
+        "additionalProperties": False,
+    }
+
+
+def _example(spec: TensorSpec) -> Any:
+    """Return nested numbers that the input takes."""
+    low, high = spec.range or (0, 1)
+    value: Any = False if spec.dtype == "bool" else min(max(0.0, low), high)
+    if not spec.is_floating and spec.dtype != "bool":
+        value = int(value)
+    return np.full(spec.shape, value).tolist()
+
+
+def _check_fits(spec: TensorSpec, array: _Array) -> None:
+    """Refuse numbers of JSON that are too large for a dtype, which would become infinities.
+
+    Raises:
+        Unprocessable: there is one.
+    """
+    finite = np.isfinite(array)
+    if not finite.all():
+        instance = int(np.argwhere(~finite)[0][0])
+        raise Unprocessable(f"Instance {instance}, input {spec.name}: a number is too large for {spec.dtype}.")
+
+
+def _check_range(spec: TensorSpec, array: _Array) -> None:
+    """Refuse values outside of an input's range; NaN is in none.
+
+    Raises:
+        Unprocessable: there is one.
+    """
+    if spec.range is None or spec.dtype == "bool" or not array.size:
+        return
+    low, high = spec.range
+    within = (array >= low) & (array <= high)
+    if not within.all():
+        place = tuple(np.argwhere(~within)[0])
+        at = f" at {list(map(int, place[1:]))}" if len(place) > 1 else ""
+        raise Unprocessable(
+            f"Instance {int(place[0])}, input {spec.name}{at}: {array[place]!s} is outside of the range "
+            f"[{low:g}, {high:g}]."
+        )
+
+
+def _on_the_wire(spec: TensorSpec, array: _Array) -> _Array:
+    """Return an array whose bytes are those of torch's dtype: bfloat16 is float32's upper half, rounded to even."""
+    if spec.dtype != "bfloat16":
+        return array
+    bits = array.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)

@@ -1,0 +1,52 @@
+"""The answer of a regression: its numbers, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy.typing as npt
+
+from service.signature import Signature
+from service.tasks.outputs.answer import JSON, Answering, Written, answer_schema
+from service.tasks.outputs.options import no_options
+
+
+class Values(msgspec.Struct):
+    values: dict[str, float]
+
+
+class ValuesAnswer(msgspec.Struct):
+    """The body of a 200: the numbers of each example, in order."""
+
+    model: str
+    version: str
+    predictions: list[Values]
+
+
+class ValuesOutput:
+    """Writes `{"values": {NAME: number}}`; there is nothing to wish for."""
+
+    def wishes(self, query: Iterable[tuple[str, str]], accept: str, signature: Signature) -> None:
+        no_options(query)
+
+    def agreed(self, wishes: None, options: Mapping[str, Any]) -> None:
+        no_options((key, str(value)) for key, value in options.items())
+
+    def documented(self, signature: Signature, answer: Mapping[str, Any]) -> dict[str, Any]:
+        numbers = {name: {"type": "number"} for name in answer["values"]}
+        values = {"type": "object", "properties": numbers, "required": list(numbers)}
+        return {"application/json": {"schema": answer_schema({"values": values})}}
+
+    def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Written:
+        """Write float32 with the 7 digits that tell any two of them apart."""
+        names = by.answer["values"]
+        found = [
+            Values({name: float(f"{number:.7g}") for name, number in zip(names, row, strict=True)})
+            for row in results[0].tolist()
+        ]
+        return Written(_encoder.encode(ValuesAnswer(by.name, by.version, found)), JSON)
+
+
+_encoder = msgspec.json.Encoder()
