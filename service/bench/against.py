@@ -18,8 +18,8 @@ from rich.table import Table
 
 import service
 from service.bench.bare import CANARY_SECONDS, ask, bare_loop
-from service.bench.bodies import Seen, seen_by
-from service.bench.choice import bench_models, folder_of_one
+from service.bench.bodies import Seen
+from service.bench.choice import bench_models, folder_of_one, seen_by
 from service.bench.machine import commit
 from service.bench.measurement import Measurement, measure
 from service.bench.results import MOST_MOVED, moved

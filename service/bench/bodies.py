@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from service.loader.repository import find_models
-from service.loader.resolved import resolved_input
 from service.signature import TensorSpec
 from service.tasks.inputs.tensor_bodies import DTYPES
 from service.tasks.photographs import bench_pictures
@@ -23,20 +20,15 @@ ARRAYS = 16
 
 @dataclass(frozen=True)
 class Seen:
-    """What a model sees.
+    """Inputs of a model, as far as bodies go by them.
 
     Attributes:
         side: the longer side of a picture, in pixels; 0 for a model of tensors.
-        inputs: of a model of tensors, the fields of its `TensorSpec`s.
+        inputs: of a model of tensors.
     """
 
     side: int = 0
-    inputs: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def specs(self) -> tuple[TensorSpec, ...]:
-        made = (TensorSpec(**fields) for fields in self.inputs)
-        return tuple(TensorSpec(s.name, s.dtype, tuple(s.shape), s.batch_axis, s.range) for s in made)
+    inputs: tuple[TensorSpec, ...] = ()
 
     @property
     def content_type(self) -> str:
@@ -49,20 +41,8 @@ class Seen:
         """Say what bodies hold."""
         if self.side:
             return "JPEGs of 13 to 100 KB, 320 to 800 pixels wide,"
-        size = sum(spec.nbytes for spec in self.specs)
+        size = sum(spec.nbytes for spec in self.inputs)
         return f"{'npy' if len(self.inputs) == 1 else 'npz'} files of {size:,} bytes"
-
-
-def seen_by(models: Path, name: str) -> Seen:
-    """Return what a model sees, from its card."""
-    folder = find_models(models)[name]
-    if folder.card.input_kind == "picture":
-        return Seen(resolved_input(folder).side)
-    return Seen(inputs=tuple(_fields(spec) for spec in folder.card.input_specs))
-
-
-def _fields(spec: TensorSpec) -> dict[str, Any]:
-    return {key: getattr(spec, key) for key in ("name", "dtype", "shape", "batch_axis", "range")}
 
 
 def bodies(seen: Seen, body_bytes: int = 0) -> list[bytes]:
@@ -73,7 +53,7 @@ def bodies(seen: Seen, body_bytes: int = 0) -> list[bytes]:
     found = []
     for _ in range(ARRAYS):
         file = io.BytesIO()
-        arrays = {spec.name: _drawn(spec, generator) for spec in seen.specs}
+        arrays = {spec.name: _drawn(spec, generator) for spec in seen.inputs}
         if len(arrays) == 1:
             np.save(file, next(iter(arrays.values())))
         else:
@@ -90,15 +70,10 @@ def _drawn(spec: TensorSpec, generator: np.random.Generator) -> npt.NDArray[Any]
         numbers = generator.normal(size=shape)
         if math.isfinite(low) and math.isfinite(high):
             numbers = generator.uniform(low, high, shape)
-        elif spec.range:  # open at one end
-            numbers = (
-                low + abs(numbers) if math.isfinite(low) else high - abs(numbers) if math.isfinite(high) else numbers
-            )
+        elif math.isfinite(low):
+            numbers = low + abs(numbers)
+        elif math.isfinite(high):
+            numbers = high - abs(numbers)
         return numbers.astype(dtype)
     low, high = (low, high) if spec.range and spec.dtype != "bool" else (0, 1)
     return generator.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
-
-
-def as_seen(fields: dict[str, Any]) -> Seen:
-    """Return a `Seen` of its JSON."""
-    return Seen(fields["side"], tuple(fields["inputs"]))

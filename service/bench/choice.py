@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from service.bench.bodies import Seen
 from service.host.text import read_text
 from service.loader.card import CARD_FILE, read_card
 from service.loader.repository import choose_default, find_models, pick
+from service.loader.resolved import resolved_input
 from service.settings import Settings
 
 OWN = Path(__file__).parent / "models"
@@ -49,3 +51,11 @@ def folder_of_one(name: str, folder: Path, dtype: str = "") -> Iterator[Path]:
 def can_be_told_bfloat16(folder: Path) -> bool:
     """Return whether the card leaves the dtype open, so that the model computes in float32."""
     return "dtype" not in read_card(folder).model_fields_set
+
+
+def seen_by(models: Path, name: str) -> Seen:
+    """Return what a model sees, from its card."""
+    folder = find_models(models)[name]
+    if folder.card.input_kind == "picture":
+        return Seen(resolved_input(folder).side)
+    return Seen(inputs=tuple(folder.card.input_specs))

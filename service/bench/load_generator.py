@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import cast
 
 import httptools
+import msgspec
 import uvloop
 
-from service.bench.bodies import Seen, as_seen, bodies
+from service.bench.bodies import Seen, bodies
 
 #: Time to make connections and touch pages; requests that begin in it are not counted.
 WARM_UP_SECONDS = 1.0
@@ -241,8 +242,7 @@ def _request(traffic: Traffic, body: bytes) -> bytes:
 
 def main() -> None:
     """Run from two arguments: the traffic as JSON, and the file for the tally, as JSON."""
-    fields = json.loads(sys.argv[1])
-    traffic = Traffic(**fields | {"seen": as_seen(fields["seen"])})
+    traffic = msgspec.convert(json.loads(sys.argv[1]), Traffic)
     requests = http_requests(traffic)
     gc.collect()
     gc.freeze()  # a collection here would look like a stall of the server

@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from service.bench.load_generator import WARM_UP_SECONDS, Tally, Traffic
 from service.bench.servers import PEERS, MeasuredServer, fetch
@@ -76,7 +78,13 @@ def generate(traffic: Traffic) -> Tally:
     """Run the load generator in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="gradless-bench-") as folder:
         file = Path(folder, "tally.json")
-        command = [sys.executable, "-m", "service.bench.load_generator", json.dumps(asdict(traffic)), str(file)]
+        command = [
+            sys.executable,
+            "-m",
+            "service.bench.load_generator",
+            json.dumps(msgspec.to_builtins(traffic)),
+            str(file),
+        ]
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=traffic.seconds + 120
         )

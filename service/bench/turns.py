@@ -14,8 +14,7 @@ import msgspec
 import torch
 
 from service.bench.bare import CANARY_SECONDS, ask, bare_loop
-from service.bench.bodies import seen_by
-from service.bench.choice import can_be_told_bfloat16, folder_of_one
+from service.bench.choice import can_be_told_bfloat16, folder_of_one, seen_by
 from service.bench.floor import floor_seconds
 from service.bench.machine import computes_bfloat16, peak_flops
 from service.bench.measurement import Measurement, generate, measure, percentiles

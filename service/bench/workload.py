@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from service.bench.bodies import seen_by
+from service.bench.choice import seen_by
 from service.engine.model import ServedModel
 from service.loader.compilers import load_package
 from service.loader.load import load

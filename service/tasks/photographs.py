@@ -11,7 +11,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from service.errors import ConfigurationError
-from service.tasks.inputs.picture import ImageDecoder
 from service.tasks.inputs.spec import InputSpec
 
 #: Photographs that come inside packages of the `bench` extra.
@@ -51,6 +50,8 @@ def decoded_photographs(spec: InputSpec, most: int) -> npt.NDArray[np.uint8]:
     Raises:
         ConfigurationError: as `bench_pictures`.
     """
+    from service.tasks.inputs.picture import ImageDecoder  # the load generator, which needs the files, has no torch
+
     decoder = ImageDecoder(spec, _MOST_PIXELS)
     return np.stack([decoder.decode(file) for file in bench_pictures(spec.side)[:most]])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import litserve
 
-from service.bench.bodies import seen_by
+from service.bench.choice import seen_by
 from service.bench.workload import Workload, WorkloadSpec
 
 

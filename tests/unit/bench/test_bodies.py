@@ -1,13 +1,14 @@
 """Bodies for a model: photographs where it sees pictures, and else files of numpy that its signature allows."""
 
-import dataclasses
 import io
 import json
 
+import msgspec
 import numpy as np
 import pytest
 
-from service.bench.bodies import ARRAYS, Seen, as_seen, bodies, seen_by
+from service.bench.bodies import ARRAYS, Seen, bodies
+from service.bench.choice import seen_by
 from service.signature import Signature
 from service.tasks.inputs.tensor_bodies import TensorsInput
 from tests.support.models import make_models
@@ -38,7 +39,7 @@ def test_a_model_of_tensors_is_sent_different_examples_that_it_takes(tmp_path, i
     assert found.content_type == content_type
     made = bodies(found)
     assert len({*made}) == len(made) == ARRAYS
-    reader = TensorsInput({}, Signature(found.specs), 0)
+    reader = TensorsInput({}, Signature(found.inputs), 0)
     for body in made:
         given = reader.read(content_type, body, 1)
         assert given.count == 1
@@ -56,8 +57,8 @@ def loaded(files):
 
 def test_what_a_model_sees_survives_the_way_to_the_generators_process(tmp_path):
     found = seen(tmp_path, IDS + X)
-    sent = as_seen(json.loads(json.dumps(dataclasses.asdict(found))))
-    assert [(spec.name, spec.dtype, spec.shape) for spec in sent.specs] == [
+    sent = msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(found))), Seen)
+    assert [(spec.name, spec.dtype, spec.shape) for spec in sent.inputs] == [
         ("ids", "int64", (4,)),
         ("x", "float32", (2, 3)),
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -128,3 +130,9 @@ def test_bodies_are_filled_with_what_decoders_skip():
         assert len(filled) == 150_000
         with Image.open(io.BytesIO(plain)) as one, Image.open(io.BytesIO(filled)) as other:
             assert one.tobytes() == other.tobytes()
+
+
+def test_the_generator_is_light():
+    """It shares the cores with the server that it measures."""
+    code = "import sys, service.bench.load_generator; print([name for name in sys.modules if name.startswith('torch')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
