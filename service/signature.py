@@ -70,21 +70,19 @@ class Signature(msgspec.Struct, frozen=True):
         return sum(spec.nbytes for spec in self.outputs)
 
 
-def blocks(specs: Sequence[TensorSpec], count: int) -> Iterator[tuple[int, int]]:
+def blocks(sizes: Sequence[int], count: int) -> Iterator[tuple[int, int]]:
     """Yield where the tensors of `count` examples begin and end (bytes), laid one behind the other.
 
     A block holds one tensor of every example, in C order, example after example.
+
+    Args:
+        sizes: of each tensor, `TensorSpec.nbytes`.
     """
     start = 0
-    for spec in specs:
-        end = start + count * spec.nbytes
+    for size in sizes:
+        end = start + count * size
         yield start, end
-        start = aligned(end)
-
-
-def aligned(end: int) -> int:
-    """Return where a tensor begins behind one that ends there."""
-    return -(-end // ALIGNMENT) * ALIGNMENT
+        start = -(-end // ALIGNMENT) * ALIGNMENT
 
 
 def digest(*parts: object) -> str:

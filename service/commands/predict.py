@@ -18,11 +18,11 @@ from rich.progress import track
 
 from service.engine.measure import Stopwatch
 from service.engine.model import ServedModel
-from service.engine.replies import bytes_of
 from service.errors import ConfigurationError, Refusal
 from service.host.allocator import keep_freed_memory
 from service.host.cores import usable_cores
 from service.loader.compiled import Arrays
+from service.loader.freeze import bytes_of
 from service.loader.load import LoadedModel, load
 from service.loader.repository import choose_default, find_models
 from service.loader.tuning import Tuning

@@ -20,9 +20,9 @@ import torch
 from service.engine.cache_keys import package_key, tuning_key
 from service.engine.forwards import on_device
 from service.engine.measure import Stopwatch, layouts
-from service.engine.model import ServedModel, apart
+from service.engine.model import ServedModel
 from service.loader.artefact import Records
-from service.loader.comparison import distance
+from service.loader.comparison import apart, distance
 from service.loader.compiled import Arrays, CannotCompileError, Package, Target, bits, export
 from service.loader.compilers import COMPILERS, Compiler
 from service.loader.load import load

@@ -46,7 +46,7 @@ def job_of(frame: Infer, asker: Asker, inputs: Sequence[TensorSpec]) -> Job:
     Raises:
         Unprocessable: its bytes are more or fewer than those of its examples.
     """
-    data, places = frame.tensors.data, list(blocks(inputs, frame.count))
+    data, places = frame.tensors.data, list(blocks([spec.nbytes for spec in inputs], frame.count))
     if len(data) != places[-1][1]:
         raise Unprocessable(f"{len(data)} bytes for {frame.count} examples of {places[-1][1]} bytes.")
     return Job(frame, asker, tuple([data[start:end] for start, end in places]))

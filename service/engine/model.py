@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from service.engine.batcher import ladder
 from service.engine.cuda import CannotRecordError, CudaForward
@@ -22,7 +22,7 @@ from service.engine.forwards import (
 from service.engine.guard import Guard, PackageGuard, WeightsGuard
 from service.engine.staging import Staging, cap_of
 from service.loader.card import Card
-from service.loader.comparison import Comparison, distance
+from service.loader.comparison import Comparison, apart
 from service.loader.compiled import Arrays, Package, Target, bits
 from service.loader.freeze import freeze
 from service.loader.load import LoadedModel
@@ -210,7 +210,7 @@ class ServedModel:
 
     def _odd(self, comparison: Comparison) -> list[Finding]:
         allowed = self.card.allow_constant
-        if self.adapter.head.probabilities(self.probe()) is None:
+        if not self.adapter.head.has_probabilities:
             return judge_constant(comparison, allowed)
         rows, contrast, tolerance = comparison.rows, comparison.contrast, comparison.tolerance
         return judge_outputs(rows, contrast, tolerance, self.card.activation, allowed, self.loaded.end)
@@ -236,16 +236,6 @@ class ServedModel:
             return WeightsGuard(self.loaded.name, memory, self.adapter.sealed, self.loaded.seal)
         self.adapter.module = self.module = nn.Module()
         return PackageGuard(self.loaded.name, memory, lambda: bits(self.probe()))
-
-
-def apart(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """The largest difference, as a share of the same output's largest value; integers are equal or are 1 apart."""
-    return max(_apart(one, other) for one, other in zip(expected, found, strict=True))
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    scale = float(one.abs().max()) if one.numel() and one.is_floating_point() else 0.0
-    return distance([one], [other]) / (scale or 1.0)
 
 
 def _cap(card: Card, device: torch.device, tuned: Tuned | None) -> int:

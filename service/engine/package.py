@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from service.engine.model import ServedModel, apart
+from service.engine.model import ServedModel
+from service.loader.comparison import apart
 from service.loader.compiled import bits
 from service.loader.compilers import load_package
 from service.loader.packages import Packages, RefusedPackageError

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from service.engine.batcher import Part
 from service.engine.job import Delivery, Job
 from service.engine.pace import Pace
 from service.errors import ModelOutputInvalid
+from service.loader.freeze import bytes_of
 from service.wire.messages import Failure, Result, Tensors
-
-
-def bytes_of(result: Tensor) -> memoryview:
-    """Return the bytes of a contiguous tensor on the CPU, where they are; numpy does not have all of torch's dtypes."""
-    return result.reshape(-1).view(torch.uint8).numpy().data
 
 
 class Replies:

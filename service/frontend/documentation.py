@@ -48,7 +48,7 @@ KEY = HTTPBearer(scheme_name="key", description="One of the server's keys.", aut
 
 
 class Documented(NamedTuple):
-    """What a request for one model and its answer look like, by media type."""
+    """A request for one model and its answer, by media type."""
 
     task: str
     bodies: dict[str, Any]

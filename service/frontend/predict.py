@@ -31,8 +31,6 @@ from service.wire.messages import ModelState, Result
 
 #: The number of times that a request is decoded at most, whatever reloads do meanwhile.
 MOST_INPUT_CHANGES = 8
-
-
 #: Bodies that are one file, which is handed on as it is.
 _WHOLE_FILES = ("image/", "application/octet-stream")
 #: A smaller body is read, and a smaller answer written, in less time than a thread is woken in (bytes).

@@ -31,7 +31,7 @@ class _Output:
 
 @dataclass
 class Comparison:
-    """What company, repetition and the input make of each output; each is judged on its own scale.
+    """Differences that company, repetition and the input make to each output, each judged on its own scale.
 
     Attributes:
         tolerance: the largest share that company may change.
@@ -58,13 +58,13 @@ class Comparison:
         self, order: tuple[int, ...], position: int, first: tuple[int, ...], before: list[Tensor], rows: list[Tensor]
     ) -> None:
         for place, (found, one, other) in enumerate(zip(self._outputs, before, rows, strict=False)):
-            apart = _apart(one, other)
-            if apart and not one.is_floating_point() and self._is_a_tie(place, before, rows):
+            difference = distance([one], [other])
+            if difference and not one.is_floating_point() and self._is_a_tie(place, before, rows):
                 continue
-            if apart > found.difference:
-                found.difference, found.where = apart, f"input {position + 1} of {len(order)}"
+            if difference > found.difference:
+                found.difference, found.where = difference, f"input {position + 1} of {len(order)}"
             if order == first:
-                found.noise = max(found.noise, apart)
+                found.noise = max(found.noise, difference)
 
     def _is_a_tie(self, place: int, before: list[Tensor], rows: list[Tensor]) -> bool:
         """Return whether integers differ as an arg max may: between scores that are within the tolerance."""
@@ -106,7 +106,7 @@ class Comparison:
         rows = [rows for _, rows in self._first.values()]
         return max(
             (
-                found.share(_apart(rows[0][place], row[place]))
+                found.share(distance([rows[0][place]], [row[place]]))
                 for place, found in enumerate(self._outputs)
                 for row in rows[1:]
                 if place < min(len(rows[0]), len(row))
@@ -150,8 +150,10 @@ def _largest_of(piece: Tensor) -> float:
     return max(map(abs, map(float, torch.aminmax(finite)))) if finite.numel() else 0.0
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
-    return distance([one], [other])
+def apart(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Return the largest difference, as a share of the same output's largest value; integers are equal, or 1 apart."""
+    pairs = zip(expected, found, strict=True)
+    return max(distance([one], [other]) / (_largest(one) or 1.0) for one, other in pairs)
 
 
 def distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

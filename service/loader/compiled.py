@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.loader.freeze import bytes_of
 from service.signature import TensorSpec
 
 #: Operators that in training go by the batch.
@@ -137,5 +138,5 @@ def bits(outputs: Sequence[Tensor]) -> str:
     """Return the SHA-256, in hex, of the bytes of outputs."""
     digest = hashlib.sha256()
     for output in outputs:
-        digest.update(output.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(bytes_of(output.detach()))
     return digest.hexdigest()

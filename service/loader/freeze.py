@@ -38,9 +38,14 @@ def sealing(module: nn.Module) -> Generator[None, None, str]:
     for name, tensor in sorted(tensors(module), key=lambda item: item[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         for piece in pieces_of(tensor.detach()):
-            digest.update(piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(bytes_of(piece))
             yield
     return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor in C order, where they are if they are so on the CPU; numpy lacks some dtypes."""
+    return tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data
 
 
 def pieces_of(tensor: Tensor) -> Sequence[Tensor]:

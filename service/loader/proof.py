@@ -159,7 +159,7 @@ def judge_nothing_changed(trial: Trial, comparison: Comparison) -> Judgement:
 
 def judge_repeatable(trial: Trial, comparison: Comparison) -> Judgement:
     for once, again in trial.repeated():
-        if once.digest != again.digest:
+        if once.digests != again.digests:
             apart = f"they differ by up to {comparison.noise:.1e} of the largest output"
             return broken(f"The same batch of {len(once.order)} gave different outputs; {apart}.")
     return held("The same input gives the same bits.")

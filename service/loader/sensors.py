@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_iter
 
-from service.loader.freeze import seal, tensors
+from service.loader.freeze import bytes_of, pieces_of, seal, tensors
 from service.loader.operators import around_operators
 
 
@@ -156,5 +156,6 @@ def digest(tensor: Tensor) -> str:
     """Return the SHA-256, in hex, of a tensor's dtype, shape and bytes."""
     sha = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
     if tensor.layout is torch.strided and tensor.device.type != "meta":
-        sha.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        for piece in pieces_of(tensor.detach()):
+            sha.update(bytes_of(piece))
     return sha.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from service.loader.comparison import Comparison
-from service.loader.freeze import pieces_of, seal
-from service.loader.sensors import Watch, digests, plain_digests
+from service.loader.freeze import seal
+from service.loader.sensors import Watch, digest, digests, plain_digests
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Forward:
 
     Attributes:
         order: the examples in it, by number.
-        digest: SHA-256 over its outputs: number, dtypes, shapes and bits.
+        digests: SHA-256 of each output: dtype, shape and bits; none where sensors were around it.
         wrong_count: the number of answers if it differs from the number of inputs, else None.
         watched: whether sensors were around it, which may change the last bits.
         graph: why an output is part of a graph; empty if none is.
@@ -34,7 +33,7 @@ class Forward:
     """
 
     order: tuple[int, ...]
-    digest: str
+    digests: list[str]
     wrong_count: int | None
     watched: bool
     graph: str
@@ -123,7 +122,7 @@ class Trial:
         wrong = next((count for count in counts if count != len(order)), None)
         if not watched and wrong is None:
             self._comparison.add(order, leaves)
-        found = "" if watched else _digest(leaves)
+        found = [] if watched else [digest(leaf) for leaf in leaves]
         self.forwards.append(Forward(order, found, wrong, watched, graph, left, seconds))
         if watch:
             self.watches.append(watch)
@@ -174,15 +173,6 @@ class Trial:
             if seal(module) != before
         ]
         return [*_differences(self._digests, self._digests_after), *_differences(*self._plain), *hidden]
-
-
-def _digest(outputs: Sequence[Tensor]) -> str:
-    found = hashlib.sha256()
-    for output in outputs:
-        found.update(f"{output.dtype} {tuple(output.shape)}\n".encode())
-        for piece in pieces_of(output.detach()):
-            found.update(piece.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _differences(before: dict[str, str], after: dict[str, str]) -> list[str]:

@@ -30,10 +30,11 @@ class InputKind(NamedTuple):
     preparation: str
 
 
+_HEADS, _OUTPUTS = "service.tasks.adapters.heads", "service.tasks.outputs"
 TASKS = {
-    "classification": Task("service.tasks.adapters.heads:Classes", "service.tasks.outputs.classes:ClassesOutput", True),
-    "regression": Task("service.tasks.adapters.heads:Values", "service.tasks.outputs.values:ValuesOutput", True),
-    "tensor": Task("service.tasks.adapters.heads:Tensors", "service.tasks.outputs.nested:TensorsOutput", False),
+    "classification": Task(f"{_HEADS}:ClassesHead", f"{_OUTPUTS}.classes:ClassesOutput", True),
+    "regression": Task(f"{_HEADS}:ValuesHead", f"{_OUTPUTS}.values:ValuesOutput", True),
+    "tensor": Task(f"{_HEADS}:TensorsHead", f"{_OUTPUTS}.nested:TensorsOutput", False),
 }
 
 #: `picture` takes what `[input]` of a card is about, `tensors` what `[inputs.NAME]` are.

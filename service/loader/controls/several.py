@@ -81,7 +81,7 @@ class ForgetsTheBatch(TwoInputs):
 
 
 class MixesASmallOutput(TwoInputs):
-    """What company changes is small beside the other outputs, and not beside its own."""
+    """The change that company makes is small beside the other outputs, and not beside its own."""
 
     def forward(self, x: Tensor, ids: Tensor) -> dict[str, Any]:
         found = super().forward(x, ids)

@@ -49,6 +49,10 @@ class Head(Protocol):
 
     outputs: tuple[TensorSpec, ...]
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Return whether the outputs stand for probabilities."""
+
     def reduce(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the results on the CPU, each `(N, *shape)`."""
 
@@ -56,7 +60,7 @@ class Head(Protocol):
         """Say by its position which example has results that must not leave, and why."""
 
     def probabilities(self, outputs: Sequence[Tensor]) -> Tensor | None:
-        """Return `(N, K) float32` if the outputs stand for probabilities."""
+        """Return `(N, K) float32` if there are such; else None."""
 
 
 class Adapter(nn.Module):

@@ -45,12 +45,14 @@ def best_classes(outputs: Tensor, k: int, activation: str = "softmax") -> tuple[
     return (values, ids) if outputs.is_cpu else (values.cpu(), ids.cpu())
 
 
-class Classes:
+class ClassesHead:
     """Results of a classifier: its most probable classes, in falling order.
 
     Args:
         raw: the one output, `(classes,)`.
     """
+
+    has_probabilities = True
 
     def __init__(self, raw: Sequence[TensorSpec], activation: str) -> None:
         self.activation = activation
@@ -68,8 +70,10 @@ class Classes:
         return probabilities_of(outputs[0], self.activation)
 
 
-class Tensors:
+class TensorsHead:
     """Results that are the outputs themselves."""
+
+    has_probabilities = False
 
     def __init__(self, raw: Sequence[TensorSpec], activation: str = "none") -> None:
         self.outputs = tuple(raw)
@@ -91,7 +95,7 @@ class Tensors:
         return None
 
 
-class Values(Tensors):
+class ValuesHead(TensorsHead):
     """Results of a regression: numbers, in the order of their names."""
 
     def __init__(self, raw: Sequence[TensorSpec], activation: str = "none") -> None:

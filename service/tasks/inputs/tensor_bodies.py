@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import Malformed, TooLarge, Unprocessable, UnsupportedType
+from service.errors import TooLarge, Unprocessable, UnsupportedType
 from service.signature import Signature, TensorSpec, nested_schema, said_of_shape
 from service.tasks.inputs.arrays import MOST_HEADER_BYTES, read_npy, read_npz
 from service.tasks.inputs.input import Arrays, Given
+from service.tasks.inputs.json_bodies import check_keys, decoded, without_mark
 
 _Array = npt.NDArray[Any]
 #: Arrays of numpy for each of torch's dtypes; bfloat16, which numpy does not have, is read as float32.
@@ -53,7 +54,7 @@ class TensorsInput:
     def read(self, content_type: str, body: bytes, most: int) -> Given:
         kind = content_type.partition(";")[0].strip().lower()
         if kind == "application/json":
-            arrays = self._of_json(body, most)
+            arrays = self._of_json(body)
         elif kind == "application/x-npy":
             arrays = self._of_named({self._only(): read_npy(body)})
         elif kind == "application/x-npz":
@@ -111,21 +112,13 @@ class TensorsInput:
             _check_range(spec, array)
         return tuple(given[spec.name] for spec in self._specs)
 
-    def _of_json(self, body: bytes, most: int) -> Arrays:
-        body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, which RFC 8259, 8.1, lets a reader ignore
+    def _of_json(self, body: bytes) -> Arrays:
+        body = without_mark(body)
         if len(body) >= LARGE_BYTES:
             self._count_first(body)
-        try:
-            instances = self._json.decode(body).instances
-        except msgspec.ValidationError as error:
-            raise Unprocessable(self._said(str(error))) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(f"The body is not valid JSON: {error}.") from error
-        if len(instances) > most:
-            raise TooLarge(f"{len(instances)} instances; at most {most} are allowed in one request.")
+        instances = decoded(self._json.decode, body, self._said).instances
         named = [each for each in instances if isinstance(each, msgspec.Struct)]
-        if body.count(b'"') != 2 * (1 + len(named) * len(self._specs)):
-            raise Malformed("A key appears twice in the JSON body.")
+        check_keys(body, 1 + len(named) * len(self._specs))
         return tuple(
             self._column(spec, field, instances) for spec, field in zip(self._specs, self._fields.values(), strict=True)
         )

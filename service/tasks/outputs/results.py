@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.signature import Signature, aligned
+from service.signature import Signature, blocks
 from service.tasks.inputs.tensor_bodies import DTYPES
 
 
@@ -19,9 +19,8 @@ class Results:
 
     def __init__(self, signature: Signature) -> None:
         self.example_bytes = signature.result_bytes
-        self._outputs = [
-            (DTYPES[spec.dtype], spec.nbytes, spec.shape, spec.dtype == "bfloat16") for spec in signature.outputs
-        ]
+        self._sizes = [spec.nbytes for spec in signature.outputs]
+        self._outputs = [(DTYPES[spec.dtype], spec.shape, spec.dtype == "bfloat16") for spec in signature.outputs]
 
     def arrays(self, data: memoryview, count: int) -> list[npt.NDArray[Any]]:
         """Return `(count, *shape)` for each output.
@@ -29,16 +28,15 @@ class Results:
         Args:
             data: as `service.signature.blocks` lays outputs out.
         """
-        arrays, start = [], 0
-        for dtype, size, shape, is_half in self._outputs:
-            end = start + count * size
+        arrays = []
+        places = blocks(self._sizes, count)
+        for (dtype, shape, is_half), (start, end) in zip(self._outputs, places, strict=True):
             if is_half:
                 upper = np.frombuffer(data[start:end], np.uint16).astype(np.uint32)
                 array = (upper << 16).view(np.float32)
             else:
                 array = np.frombuffer(data[start:end], dtype)
             arrays.append(array.reshape(count, *shape))
-            start = aligned(end)
         return arrays
 
 

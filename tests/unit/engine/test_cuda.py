@@ -5,8 +5,9 @@ import torch
 
 from service.engine.cuda import CannotRecordError
 from service.engine.guard import CaughtError
-from service.engine.model import ServedModel, apart
+from service.engine.model import ServedModel
 from service.engine.staging import SLOTS
+from service.loader.comparison import apart
 from service.loader.compiled import Arrays
 from service.loader.load import load
 from service.loader.proof import tolerance_of

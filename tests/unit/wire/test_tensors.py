@@ -22,7 +22,7 @@ specs = st.builds(
 def test_blocks_are_laid_where_the_signature_looks_for_them(inputs, count):
     arrays = [bytes([1 + place]) * (count * spec.nbytes) for place, spec in enumerate(inputs)]
     tensors = Tensors.of(*arrays)
-    places = list(blocks(inputs, count))
+    places = list(blocks([spec.nbytes for spec in inputs], count))
     assert [bytes(tensors.data[start:end]) for start, end in places] == arrays
     assert all(start % ALIGNMENT == 0 for start, _ in places)
     assert tensors.nbytes == len(tensors.data) == places[-1][1]

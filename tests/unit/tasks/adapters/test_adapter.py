@@ -8,7 +8,7 @@ from service.errors import ModelOutputInvalid
 from service.signature import Signature, TensorSpec
 from service.tasks.adapters.adapter import Adapter
 from service.tasks.adapters.flattening import Flattening
-from service.tasks.adapters.heads import Tensors, Values
+from service.tasks.adapters.heads import TensorsHead, ValuesHead
 from service.tasks.adapters.plain import Plain
 
 INPUTS = TensorSpec("b", "int64"), TensorSpec("a", "float32", (3,), batch_axis=1)
@@ -23,7 +23,7 @@ class Net(nn.Module):
         return {"n": b + 1, "left": "out", "y": a * b}
 
 
-def adapter(head=Tensors):
+def adapter(head=TensorsHead):
     module = Net()
     return Adapter(module, Plain(INPUTS, module), Flattening(["y", "n"], [1, 0]), RAW, head(RAW))
 
@@ -36,7 +36,7 @@ def test_arrays_go_in_by_their_order_and_outputs_come_out_by_theirs():
 
 def test_a_signature_has_what_goes_in_and_what_leaves():
     assert adapter().signature == Signature(INPUTS, RAW)
-    assert adapter(Values).signature == Signature(INPUTS, (TensorSpec("values", "float32", (3,)),))
+    assert adapter(ValuesHead).signature == Signature(INPUTS, (TensorSpec("values", "float32", (3,)),))
     assert adapter().shapes == ((), (3,))
 
 

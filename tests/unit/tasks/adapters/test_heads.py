@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.signature import TensorSpec
-from service.tasks.adapters.heads import Classes, Tensors, Values, best_classes
+from service.tasks.adapters.heads import ClassesHead, TensorsHead, ValuesHead, best_classes
 
 
 def test_the_best_classes_of_each_row_fall_and_name_their_logits():
@@ -89,7 +89,7 @@ def faults(head, *outputs):
 
 def test_of_a_classifiers_results_a_hundred_leave_at_most():
     outputs = torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
-    head = Classes([TensorSpec("scores", "float32", (300,))], "softmax")
+    head = ClassesHead([TensorSpec("scores", "float32", (300,))], "softmax")
     assert head.outputs == (TensorSpec("probabilities", "float32", (100,)), TensorSpec("ids", "int32", (100,)))
     probabilities, ids = head.reduce([outputs])
     assert torch.equal(head.probabilities([outputs]).gather(1, ids.long()), probabilities)
@@ -115,12 +115,12 @@ def test_of_a_classifiers_results_a_hundred_leave_at_most():
     ],
 )
 def test_only_the_example_whose_scores_are_no_probabilities_is_at_fault(activation, scores, words):
-    head = Classes([TensorSpec("scores", "float32", (2,))], activation)
+    head = ClassesHead([TensorSpec("scores", "float32", (2,))], activation)
     assert faults(head, torch.tensor([[0.5, 0.25], scores, [0.25, 0.5]])) == {1: words}
 
 
 def test_a_probability_may_be_a_rounding_error_above_one():
-    head = Classes([TensorSpec("scores", "float32", (2,))], "none")
+    head = ClassesHead([TensorSpec("scores", "float32", (2,))], "none")
     assert faults(head, torch.tensor([[1.0001, 0.0], [1.0, 0.0]])) == {}
 
 
@@ -132,7 +132,7 @@ def outputs_of(count):
 
 
 def test_tensors_leave_as_they_are():
-    head = Tensors(RAW)
+    head = TensorsHead(RAW)
     outputs = [torch.randn(3, 2), torch.tensor([2**62, -1, 0]), torch.randn(3, 2, 2).bfloat16()]
     results = head.reduce(outputs)
     assert head.outputs == RAW
@@ -141,7 +141,7 @@ def test_tensors_leave_as_they_are():
 
 
 def test_tensors_leave_in_c_order():
-    (result,) = Tensors([TensorSpec("a", "float32", (3, 4))]).reduce([torch.randn(4, 3, 2).movedim(2, 0).mT])
+    (result,) = TensorsHead([TensorSpec("a", "float32", (3, 4))]).reduce([torch.randn(4, 3, 2).movedim(2, 0).mT])
     assert (result.shape, result.is_contiguous()) == ((2, 3, 4), True)
 
 
@@ -152,30 +152,30 @@ def test_only_the_example_with_a_number_that_is_none_is_at_fault(value, what):
     outputs = outputs_of(4)
     outputs[0][2, 1] = value
     words = f"The model returned {what} in a for this input; finite = false on the card would let it out."
-    assert faults(Tensors(RAW), *outputs) == {2: words}
+    assert faults(TensorsHead(RAW), *outputs) == {2: words}
 
 
 def test_every_example_at_fault_is_told():
     outputs = outputs_of(4)
     outputs[0][1, 0], outputs[0][3, 1] = torch.nan, torch.inf
-    assert sorted(faults(Tensors(RAW), *outputs)) == [1, 3]
+    assert sorted(faults(TensorsHead(RAW), *outputs)) == [1, 3]
 
 
 def test_an_output_that_need_not_be_finite_is_no_fault():
     outputs = outputs_of(4)
     outputs[2][:] = torch.nan
-    assert faults(Tensors(RAW), *outputs) == {}
+    assert faults(TensorsHead(RAW), *outputs) == {}
 
 
 def test_a_single_number_may_be_at_fault():
-    head = Tensors([TensorSpec("y", "float32")])
+    head = TensorsHead([TensorSpec("y", "float32")])
     assert sorted(faults(head, torch.tensor([0.0, torch.nan, 1.0]))) == [1]
 
 
 @pytest.mark.parametrize(("shape", "count"), [((), 1), ((1,), 1), ((3,), 3)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_values_are_rows_of_float32(shape, count, dtype):
-    head = Values([TensorSpec("scores", dtype, shape)])
+    head = ValuesHead([TensorSpec("scores", dtype, shape)])
     assert head.outputs == (TensorSpec("values", "float32", (count,)),)
     outputs = torch.arange(2 * count).reshape(2, *shape).to(getattr(torch, dtype))
     (result,) = head.reduce([outputs])
@@ -183,10 +183,10 @@ def test_values_are_rows_of_float32(shape, count, dtype):
 
 
 def test_a_value_that_is_no_number_is_a_fault_of_its_example():
-    head = Values([TensorSpec("scores", "float32", (2,))])
+    head = ValuesHead([TensorSpec("scores", "float32", (2,))])
     assert sorted(faults(head, torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]))) == [1]
 
 
 def test_a_float64_beyond_float32_is_a_fault():
-    head = Values([TensorSpec("scores", "float64")])
+    head = ValuesHead([TensorSpec("scores", "float64")])
     assert sorted(faults(head, torch.tensor([1.0, 1e300], dtype=torch.float64))) == [1]
