@@ -103,6 +103,7 @@ def _serve(flags: dict[str, Any]) -> None:
     import structlog
 
     from service.frontend.keys import read_keys
+    from service.host.platforms import vertex_routes
     from service.loader.repository import read_catalogue
     from service.logs import configure_logs
     from service.supervisor.listeners import check_certificate
@@ -110,6 +111,7 @@ def _serve(flags: dict[str, Any]) -> None:
     from service.supervisor.watch import take_snapshot
 
     settings = read_settings(flags)
+    vertex_routes()
     configure_logs(settings)
     for note in notes(settings):
         structlog.get_logger().warning(note.event, **note.fields)

@@ -124,6 +124,10 @@ class Unauthorized(Refusal):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class Forbidden(Refusal):
+    name, status, title = "forbidden", 403, "That is not allowed here"
+
+
 class NotFound(Refusal):
     name, status, title = "not_found", 404, "There is nothing at this path"
 

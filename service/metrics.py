@@ -8,6 +8,7 @@ live process at a time.
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from typing import Final
 
 import prometheus_client
@@ -21,6 +22,9 @@ from service.host.metric_memory import Collector, Drops, tables_of, value_class
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+#: The protocol of `/predict`, and statuses of which alerts take shares.
+OWN_PROTOCOL: Final = "gradless"
+ALERTING = ("200", "500", "503", "504")
 #: How the gauges of several processes are merged: by their sum, or the latest value.
 _SUM: Final = "livesum"
 _LATEST: Final = "livemostrecent"
@@ -99,19 +103,32 @@ class RequestMetrics:
     """Metrics of the requests to one model, looked up once, because `labels()` costs as much as counting.
 
     Every counter is there at 0 before its first event: one that appears at 1 has not increased, and a person who looks
-    for it finds nothing. That makes 40 lines per model.
+    for it finds nothing. That makes 40 lines per model, and as many again for a protocol once somebody speaks it; until
+    then it has those that alerts look at.
     """
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
+    def __init__(self, metrics: Metrics, model: str, protocols: Iterable[str] = ()) -> None:
         self.in_flight = metrics.in_flight.labels(model)
         self.duration = metrics.request_duration.labels(model)
         self.decode = metrics.stage_duration.labels(model, "decode")
-        self.ok = metrics.requests.labels(model, "gradless", "200")
+        self._metrics, self._model = metrics, model
+        self._ok: dict[str, Counter] = {}
         metrics.replayed.labels(model)
-        for name, refusal in BY_NAME.items():
-            metrics.requests.labels(model, "gradless", str(refusal.status))
+        for name in BY_NAME:
             metrics.rejected.labels(model, name)
+        for protocol in protocols:
+            for status in ALERTING:
+                metrics.requests.labels(model, protocol, status)
+        self.ok(OWN_PROTOCOL)
         self.requests_in_flight = 0
+
+    def ok(self, protocol: str) -> Counter:
+        """Return the counter of answers; the first time, have those of a protocol's refusals too, at 0."""
+        if protocol not in self._ok:
+            self._ok[protocol] = self._metrics.requests.labels(self._model, protocol, "200")
+            for refusal in BY_NAME.values():
+                self._metrics.requests.labels(self._model, protocol, str(refusal.status))
+        return self._ok[protocol]
 
 
 class BatchMetrics:

@@ -1,6 +1,7 @@
 """All settings, each written once: its flag, its `GRADLESS_…` variable and its row in the documentation come from here.
 
-A flag wins over a variable, a variable over `.env`, that over `gradless.toml`, that over the default.
+A flag wins over a variable, a variable over `.env`, that over a platform's own variables, those over `gradless.toml`,
+that over the default.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pydantic_settings import (
 from service.errors import ConfigurationError
 from service.host.environment import PREFIX, closest, service_links, unknown_variables
 from service.host.home import cache_home, stand_ins, usable_cache
+from service.host.platforms import platform_settings
 from service.host.text import read_text
 from service.validation import plain_words
 
@@ -177,7 +179,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = InitSettingsSource(settings_cls, _read_toml())
-        return init_settings, _Environment(settings_cls), _EnvFile(settings_cls), toml
+        platform = InitSettingsSource(settings_cls, platform_settings())
+        return init_settings, _Environment(settings_cls), _EnvFile(settings_cls), platform, toml
 
 
 def read_settings(flags: dict[str, Any]) -> Settings:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import math
+import struct
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from service.frontend.protocols.open_inference.datatypes import NAMES
 from service.signature import TensorSpec
-from service.tasks.inputs.tensor_bodies import DTYPES
+from service.tasks.inputs.numbers import DTYPES
 from service.tasks.photographs import bench_pictures
 
 #: Different bodies of arrays.
@@ -37,6 +40,10 @@ class Seen:
         return "application/x-npy" if len(self.inputs) == 1 else "application/x-npz"
 
     @property
+    def is_one_array(self) -> bool:
+        return len(self.inputs) == 1
+
+    @property
     def words(self) -> str:
         """Say what bodies hold."""
         if self.side:
@@ -60,6 +67,26 @@ def bodies(seen: Seen, body_bytes: int = 0) -> list[bytes]:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         found.append(file.getvalue())
     return found
+
+
+def open_inference(seen: Seen, body: bytes) -> tuple[bytes, int]:
+    """Return a body as Open Inference Protocol v2 has it, bytes behind JSON, and the length of that JSON.
+
+    All outputs are asked for as bytes, too.
+
+    Args:
+        body: a JPEG, or an npy file.
+    """
+    if seen.side:
+        tensor: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [1, 1]}
+        content = struct.pack("<I", len(body)) + body
+    else:
+        array, (spec,) = np.load(io.BytesIO(body)), seen.inputs
+        tensor = {"name": spec.name, "datatype": NAMES[spec.dtype], "shape": list(array.shape)}
+        content = array.tobytes()
+    tensor["parameters"] = {"binary_data_size": len(content)}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    return head + content, len(head)
 
 
 def _drawn(spec: TensorSpec, generator: np.random.Generator) -> npt.NDArray[Any]:

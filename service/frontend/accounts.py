@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.metrics import Metrics, RequestMetrics
@@ -17,10 +18,12 @@ class Ended(NamedTuple):
 
     Attributes:
         label: the model's name, or `unknown`.
+        protocol: the name of the one that it came by.
         refused: the refusal's name; empty with a 200.
     """
 
     label: str
+    protocol: str
     status: int
     refused: str
     duration: float
@@ -31,10 +34,14 @@ class Accounts:
 
     To write those of one request takes 40 µs once a forward has swept the caches, for which a client that asks again at
     once would wait.
+
+    Args:
+        protocols: names of those that may be spoken.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, protocols: Sequence[str] = ()) -> None:
         self._metrics = metrics
+        self._protocols = protocols
         self._models: dict[str, RequestMetrics] = {}
         self._ended: list[Ended] = []
         self._decoded: list[tuple[str, float]] = []
@@ -43,7 +50,7 @@ class Accounts:
     def open(self, label: str) -> RequestMetrics:
         """Have the counters of a label from now on, at 0."""
         if label not in self._models:
-            self._models[label] = RequestMetrics(self._metrics, label)
+            self._models[label] = RequestMetrics(self._metrics, label, self._protocols)
         return self._models[label]
 
     def began(self, label: str) -> None:
@@ -80,10 +87,11 @@ class Accounts:
 
     def _write(self, request: Ended) -> None:
         counted = self._models[request.label]
+        ok = counted.ok(request.protocol)
         if request.status == 200:
-            counted.ok.inc()
+            ok.inc()
         else:
-            self._metrics.requests.labels(request.label, "gradless", str(request.status)).inc()
+            self._metrics.requests.labels(request.label, request.protocol, str(request.status)).inc()
         if request.refused:
             self._metrics.rejected.labels(request.label, request.refused).inc()
         counted.duration.observe(request.duration)

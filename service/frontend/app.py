@@ -21,7 +21,7 @@ from service.frontend.limits import allowed_connections
 from service.frontend.server import Server
 from service.host.descriptors import detach_standard_error
 from service.host.log_writer import STDERR
-from service.metrics import Metrics
+from service.metrics import OWN_PROTOCOL, Metrics
 from service.wire.child import ControlConnection, begin_child, run_loop
 from service.wire.messages import (
     AnyFrame,
@@ -90,7 +90,7 @@ class FrontEndProcess:
         """A refusal before there is a request, and so without a model; that of a connection is not one."""
         self._metrics.rejected.labels("unknown", refusal.name).inc()
         if not isinstance(refusal, TooManyConnections):
-            self._metrics.requests.labels("unknown", "gradless", str(refusal.status)).inc()
+            self._metrics.requests.labels("unknown", OWN_PROTOCOL, str(refusal.status)).inc()
 
     def _control_frame(self, frame: AnyFrame) -> None:
         if isinstance(frame, Generation):

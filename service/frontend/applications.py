@@ -9,17 +9,21 @@ import torch
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi_offline import FastAPIOffline
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 import service
+from service.errors import Refusal
 from service.frontend import documentation
 from service.frontend.accounts import Accounts
 from service.frontend.engines.client import Client
-from service.frontend.first import PredictFirst
+from service.frontend.first import PredictFirst, below_root
 from service.frontend.keys import Keys
-from service.frontend.operations import operations, public
+from service.frontend.operations import operations, public, reasons_not_ready
 from service.frontend.predict import Predictor
 from service.frontend.problems import Envelope, install_problem_handlers
+from service.frontend.protocols.protocol import About
+from service.frontend.protocols.spoken import protocols
 from service.host.cores import usable_cores
 from service.metrics import Metrics
 from service.wire.messages import Reload
@@ -48,7 +52,8 @@ class FrontEnd:
 
     def __init__(self, spec: FrontEndSpec, metrics: Metrics, client: Client, supervisor: SupervisorLink) -> None:
         self.draining = False
-        self.accounts = Accounts(metrics)
+        self._protocols = protocols()
+        self.accounts = Accounts(metrics, [protocol.name for protocol in self._protocols])
         self.accounts.open("unknown")  # what is refused before its model is known
         self._settings = spec.settings
         self._metrics_memory = spec.metrics
@@ -63,11 +68,14 @@ class FrontEnd:
         clients.include_router(public(self._client, self._is_draining))
         predictor = self._predictor()
         documentation.document_predict(clients, self._keys is not None, predictor.documented)
+        for protocol in self._protocols:
+            clients.include_router(protocol.routes(self._about()))
+            documentation.document_protocol(clients, self._keys is not None, protocol)
         operators = self._app() if apart else clients
         operators.include_router(self._operations())
         if apart:
             operators.include_router(public(self._client, self._is_draining))
-        first = self._with_cors(PredictFirst(clients, predictor, self._settings.root_path))
+        first = self._with_cors(PredictFirst(clients, predictor, self._settings.root_path, self._protocols))
         apps: list[ASGIApp] = [first, operators] if apart else [first]
         return [Envelope(app, self._is_draining, self._settings.access_log) for app in apps]
 
@@ -79,8 +87,24 @@ class FrontEnd:
             root_path=self._settings.root_path,
             redirect_slashes=False,
         )
-        install_problem_handlers(app)
+        install_problem_handlers(app, self._refused)
         return app
+
+    def _refused(self, path: str, refusal: Refusal, request_id: str) -> Response:
+        """Answer with a refusal in the form of the protocol whose path it is."""
+        path = below_root(path, self._settings.root_path)
+        speaking = next(protocol for protocol in self._protocols if path.startswith(protocol.prefixes))
+        return speaking.refused(refusal, request_id)
+
+    def _about(self) -> About:
+        return About(
+            self._client,
+            self._settings,
+            self._keys,
+            lambda: reasons_not_ready(self._client, self._is_draining()),
+            self.accounts.settle,
+            self._metrics_memory,
+        )
 
     def _operations(self) -> APIRouter:
         return operations(
@@ -111,6 +135,7 @@ class FrontEnd:
                 "Retry-After",
                 "X-Gradless-Model",
                 "X-Gradless-Version",
+                "Inference-Header-Content-Length",
             ],
         )
 

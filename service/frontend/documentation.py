@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import msgspec
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
+from starlette.routing import Route
 
+from service.frontend.protocols.protocol import Protocol
+from service.metrics import OWN_PROTOCOL
 from service.tasks.inputs.picture_bodies import BODIES, TOP_K, Instances
 from service.tasks.outputs.classes import Answer, Class, Prediction
 
@@ -100,6 +103,14 @@ PREDICT: dict[str, Any] = {
     },
 }
 
+_ERROR: dict[str, Any] = {
+    "schema": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+}
+_FOREIGN_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": words, "content": {"application/json": _ERROR}}
+    for status, words in {"4XX": "The request cannot be answered.", "5XX": "It was not answered."}.items()
+}
+
 #: Keyword arguments of the routes that ask about one model. With a 4XX, FastAPI adds no 422 of its own.
 ONE_MODEL: dict[str, Any] = {"responses": {"4XX": _problem("There is no such model.")}}
 #: Keyword arguments of the two routes that reload.
@@ -138,6 +149,30 @@ def document_predict(app: FastAPI, with_keys: bool, served: Callable[[], Served]
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def document_protocol(app: FastAPI, with_keys: bool, protocol: Protocol) -> None:
+    """Put the paths of another protocol's predictions into the schema; PredictFirst answers them."""
+    if protocol.name == OWN_PROTOCOL:
+        return
+    key = [Security(KEY)] if with_keys else []
+    taken = {route.path for route in app.routes if isinstance(route, Route)}
+    for path in [path for path in protocol.paths if path not in taken]:
+        names = re.findall(r"{(\w+)}", path)
+        parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+        app.post(
+            path,
+            dependencies=key,
+            tags=[protocol.title],
+            summary="Predictions",
+            operation_id=f"{protocol.name}_predict_{len(names)}",
+            responses={200: {"description": "The answer."}, **_FOREIGN_REFUSALS},
+            openapi_extra={"parameters": parameters, "requestBody": {"required": True, "content": {"*/*": {}}}},
+        )(_answered_before)
+
+
+async def _answered_before() -> None:
+    raise NotImplementedError
 
 
 def _document_models(paths: dict[str, Any], served: Served) -> None:

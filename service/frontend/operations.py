@@ -12,7 +12,7 @@ from fastapi import APIRouter, Security
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from service.errors import Draining, ModelNotFound
+from service.errors import Draining
 from service.frontend.documentation import KEY, ONE_MODEL, RELOAD
 from service.frontend.engines.client import Client
 from service.frontend.keys import Keys
@@ -26,8 +26,10 @@ def public(client: Client, is_draining: Callable[[], bool]) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     @router.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return RedirectResponse("docs")
+    async def page(request: Request) -> Response:
+        """Show the page to a browser; to KServe's clients say that the process lives."""
+        accept = request.headers.get("accept", "")
+        return RedirectResponse("docs") if not accept or "text/html" in accept else _json({"status": "alive"})
 
     @router.get("/health/live", summary="The process answers")
     async def live() -> Response:
@@ -35,7 +37,7 @@ def public(client: Client, is_draining: Callable[[], bool]) -> APIRouter:
 
     @router.get("/health/ready", summary="Every required model can answer now", responses={503: {}})
     async def ready() -> Response:
-        reasons = ["draining"] if is_draining() else unready(client)
+        reasons = reasons_not_ready(client, is_draining())
         return _json({"status": "not ready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
 
     @router.get("/models", summary="What is served")
@@ -58,14 +60,9 @@ def operations(
     router = APIRouter(tags=["operations"])
     key = [Security(KEY)] if keys else []  # for the schema alone: it refuses nothing
 
-    def found(name: str) -> ModelState:
-        if state := client.known.models.get(name):
-            return state
-        raise ModelNotFound(f"There is no model {name[:80]!r}; there are: {', '.join(sorted(client.known.models))}.")
-
     @router.get("/models/{model}", summary="One model: its version, card, input and memory", **ONE_MODEL)
     async def one_model(model: str) -> Response:
-        state = found(model)
+        state = client.known.model(model)
         card = {key: state.card[key] for key in state.card if key not in ("labels", "input")}
         return _json(
             _summary(client, state)
@@ -92,7 +89,7 @@ def operations(
         if keys:
             keys.check(request.headers)
         if model is not None:
-            found(model)
+            client.known.model(model)
         if is_draining():
             raise Draining("The server is shutting down.")
         before = client.known.reloading
@@ -110,7 +107,7 @@ def operations(
 
     @router.get("/models/{model}/proof", summary="The self-check: each rule, and what it saw", **ONE_MODEL)
     async def proof(model: str) -> Response:
-        state = found(model)
+        state = client.known.model(model)
         passed = state.report is not None and state.report.passed
         report = msgspec.to_builtins(state.report) if state.report else {"rules": []}
         return _json({"model": model, "version": state.version, "seal": state.seal, "passed": passed} | report)
@@ -126,8 +123,10 @@ def operations(
     return router
 
 
-def unready(client: Client) -> list[str]:
+def reasons_not_ready(client: Client, is_draining: bool) -> list[str]:
     """Return why the server is not ready: each required model that cannot answer now."""
+    if is_draining:
+        return ["draining"]
     reasons = []
     now = time.monotonic()
     waits = [f"{wait.device}: {wait.detail}, since {now - wait.since:.0f} s" for wait in client.known.waiting.values()]

@@ -1,4 +1,4 @@
-"""POST /predict: one request from its body to its answer."""
+"""One request for predictions, whatever its protocol, from its body to its answer."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import ClientLeft, Draining, Malformed, ModelNotFound, NotReady, Refusal, TooLarge
+from service.errors import Malformed, NotReady, Refusal, TooLarge
 from service.frontend.accounts import Accounts, Ended
+from service.frontend.answered import Answered, refusal_of, server_timing
 from service.frontend.codings import decode_body
 from service.frontend.documentation import Documented, Served
 from service.frontend.engines.client import Client, InputChangedError
 from service.frontend.keys import Keys
 from service.frontend.limits import by_deadline, headers_of, read_body
+from service.frontend.protocols.protocol import LARGE_BYTES, Asked, Exchange, Protocol, Sides
 from service.settings import Settings
 from service.tasks.catalogue import INPUTS, TASKS, side
 from service.tasks.inputs.input import Arrays, Given, Input, stacked
-from service.tasks.outputs.answer import JSON, Output, Written
-from service.tasks.outputs.options import check_headers
+from service.tasks.outputs.answer import JSON, Written
 from service.tasks.outputs.results import Results
 from service.validation import whole_number
 from service.wire.framing import MOST_TENSOR_BYTES
@@ -31,48 +32,35 @@ from service.wire.messages import ModelState, Result
 
 #: The number of times that a request is decoded at most, whatever reloads do meanwhile.
 MOST_INPUT_CHANGES = 8
-#: Bodies that are one file, which is handed on as it is.
-_WHOLE_FILES = ("image/", "application/octet-stream")
-#: A smaller body is read, and a smaller answer written, in less time than a thread is woken in (bytes).
-LARGE_BYTES = 65_536
 
 
-class Answered(Response):
-    """A 200 whose headers are known: 0.6 µs to make, against 3.0 µs with starlette's own constructor.
+class Call(NamedTuple):
+    """A request's protocol, and what its path says.
 
-    Args:
-        timing: the `Server-Timing`.
+    Attributes:
+        model: None for the default model.
+        version: of the model; empty if the path has none.
     """
 
-    def __init__(self, written: Written, timing: str, by: ModelState) -> None:
-        self.status_code = 200
-        self.background = None
-        self.body = written.body
-        self.raw_headers = [
-            (b"content-length", b"%d" % len(written.body)),
-            (b"content-type", written.media_type),
-            (b"server-timing", timing.encode()),
-        ]
-        if written.media_type is not JSON:  # which says it in the body
-            self.raw_headers += [
-                (b"x-gradless-model", by.name.encode()),
-                (b"x-gradless-version", by.version.encode()),
-            ]
+    protocol: Protocol
+    model: str | None = None
+    version: str = ""
 
 
-class Sides(NamedTuple):
-    """The sides of a model that a front end has: what reads bodies for it, its results, and what writes answers."""
+class _Reader(NamedTuple):
+    """What a request is read from; once more, if a reload comes in between."""
 
-    input: Input
-    results: Results
-    output: Output
+    protocol: Protocol
+    asked: Asked
+    body: bytes
 
 
 class Inferred(NamedTuple):
-    """A result, the model that gave it, and the seconds that its inputs took to decode."""
+    """A result, the model that gave it, the request as it was read for that, and the seconds that decoding took."""
 
     result: Result
     served: ModelState
+    exchange: Exchange
     decode_seconds: float
 
 
@@ -96,8 +84,8 @@ class Predictor:
         for name in client.known.models:
             accounts.open(name)
 
-    async def answer(self, request: Request, model: str | None, respond: Callable[[Response], Awaitable[None]]) -> None:
-        """Respond to a request for a model; None is the default model.
+    async def answer(self, request: Request, call: Call, respond: Callable[[Response], Awaitable[None]]) -> None:
+        """Respond to a request.
 
         Every way out is counted once, under the model's name or, where there is no such model, `unknown`: after the
         response, which nobody waits longer for.
@@ -106,64 +94,70 @@ class Predictor:
             Refusal: there was no response yet; this is what it must be.
         """
         received = time.monotonic()
-        name = model if model is not None else self._client.known.default_model
+        name = call.model if call.model is not None else self._client.known.default_model
         label = name if name in self._client.known.models else "unknown"
         self._accounts.began(label)
         status, refused = 500, ""
         try:
-            response = await self._answer(request, name, received)
+            response = await self._answer(request, call, name, received)
             status = response.status_code
             await respond(response)
         except (Refusal, asyncio.CancelledError) as error:
             if status != 500:
                 raise
-            refusal = error if isinstance(error, Refusal) else _refusal_of(error)
-            status, refused = refusal.status, refusal.name
+            refusal = error if isinstance(error, Refusal) else refusal_of(error)
+            status, refused = call.protocol.status(refusal), refusal.name
             raise refusal from None
         finally:
-            self._accounts.ended(Ended(label, status, refused, time.monotonic() - received))
+            self._accounts.ended(Ended(label, call.protocol.name, status, refused, time.monotonic() - received))
 
-    async def _answer(self, request: Request, name: str, received: float) -> Response:
+    async def _answer(self, request: Request, call: Call, name: str, received: float) -> Response:
         headers = headers_of(request)
         if self._keys:
             self._keys.check(headers)
         state = self._model(name)
         deadline = received + self._timeout(headers)
-        check_headers(request.scope["headers"])
-        sides = self._sides_of(state)
         query = request.query_params.multi_items() if request.scope["query_string"] else ()
-        accept = headers.get("accept", "")
-        wishes = sides.output.wishes(query, accept, state.signature)
+        asked = Asked(headers, query, request.scope["headers"], call.version)
+        exchange = call.protocol.begin(asked, self._sides_of(state), state)
         body = await read_body(request, self._settings, deadline)
         if "content-encoding" in headers:
             body = await decode_body(request.headers, body, self._settings.max_body_bytes, deadline)
-        content_type = headers.get("content-type", "")
-        given = await self._read(sides.input, content_type, body, deadline)
-        wishes = sides.output.agreed(wishes, given.options)
+        given = await self._read(exchange, body, deadline)
+        if exchange.seconds is not None:
+            deadline = self._agreed_deadline(exchange.seconds, headers, received, deadline)
+        sides = self._sides_of(state)
         _check_size(sides, given.count)
+        reader = _Reader(call.protocol, asked, body)
         with self._client.admit(name, given.count, given.count * sides.input.example_bytes, deadline):
-            result, served, decode_seconds = await self._infer(state, given, (content_type, body), deadline)
-        answering = self._sides_of(served)
-        if served.task != state.task:  # a reload has come in between, and each task has wishes of its own
-            wishes = answering.output.agreed(answering.output.wishes(query, accept, served.signature), given.options)
-        write = functools.partial(_write, answering, result.tensors.data, served, given.count, wishes)
+            inferred = await self._infer(state, exchange, given, reader, deadline)
+        result, served, exchange, decode_seconds = inferred
+        if served.version != state.version:  # a reload has come in between, and its answers may be others
+            exchange, _ = await self._read_again(reader, served, deadline)
+        write = functools.partial(_write, self._sides_of(served), result.tensors.data, served, given.count, exchange)
         # Millions of numbers would stall the event loop.
         written = write() if result.tensors.nbytes < LARGE_BYTES else await asyncio.to_thread(write)
-        return Answered(written, _server_timing(result, decode_seconds, time.monotonic() - received), served)
+        timing = server_timing(result, decode_seconds, time.monotonic() - received)
+        named = written.media_type is JSON and call.protocol.names_model
+        return Answered(written, timing, served, named)
 
-    async def _read(self, reader: Input, content_type: str, body: bytes, deadline: float) -> Given:
+    async def _read(self, exchange: Exchange, body: bytes, deadline: float) -> Given:
         """Read a body; in a thread if it is large, since copying it, or its numbers, would stall the event loop."""
         most = self._settings.max_instances
-        if len(body) < LARGE_BYTES or content_type.startswith(_WHOLE_FILES):
-            return reader.read(content_type, body, most)
-        reading = asyncio.to_thread(reader.read, content_type, body, most)
+        if not exchange.is_large(body):
+            return exchange.read(body, most)
+        reading = asyncio.to_thread(exchange.read, body, most)
         return await by_deadline(deadline, "while its body was being read", reading)
 
-    async def _infer(self, state: ModelState, given: Given, came: tuple[str, bytes], deadline: float) -> Inferred:
-        """Decode and ask an engine; again if a reload changes the input meanwhile. Each time is accounted for.
+    async def _read_again(self, reader: _Reader, state: ModelState, deadline: float) -> tuple[Exchange, Given]:
+        """Read a request once more, for a model that a reload has changed."""
+        exchange = reader.protocol.begin(reader.asked, self._sides_of(state), state)
+        return exchange, await self._read(exchange, reader.body, deadline)
 
-        Args:
-            came: the Content-Type and the body that `given` was read from.
+    async def _infer(
+        self, state: ModelState, exchange: Exchange, given: Given, reader: _Reader, deadline: float
+    ) -> Inferred:
+        """Decode and ask an engine; again if a reload changes the input meanwhile. Each time is accounted for.
 
         Raises:
             NotReady: reloads changed it again and again.
@@ -174,10 +168,12 @@ class Predictor:
             decode_seconds = time.monotonic() - began
             self._accounts.decoded(state.name, decode_seconds)
             try:
-                return Inferred(*await self._client.infer(state, given.count, arrays, deadline), decode_seconds)
+                result, served = await self._client.infer(state, given.count, arrays, deadline)
             except InputChangedError:
                 state = self._model(state.name)
-                given = await self._read(self._sides_of(state).input, *came, deadline)
+                exchange, given = await self._read_again(reader, state, deadline)
+            else:
+                return Inferred(result, served, exchange, decode_seconds)
         raise NotReady(f"The input of {state.name} changed {MOST_INPUT_CHANGES} times while this request was decoded.")
 
     def _model(self, name: str) -> ModelState:
@@ -187,15 +183,10 @@ class Predictor:
             ModelNotFound: no such folder.
             NotReady: it has not been ready yet, or failed.
         """
-        state = self._client.known.models.get(name)
-        if state is None:
-            there = ", ".join(sorted(self._client.known.models))
-            raise ModelNotFound(f"There is no model {name[:80]!r}; there are: {there}.")
+        state = self._client.known.model(name)
         if state.state == "loading":
             self._client.want(name)
-        if state.state != "ready":
-            raise NotReady(f"{name} is {state.state}{': ' + state.detail if state.detail else ''}.")
-        return state
+        return self._client.known.ready_model(name)
 
     def _timeout(self, headers: Mapping[str, str]) -> float:
         """Seconds that this request may take: X-Timeout-Ms, or the default."""
@@ -205,6 +196,11 @@ class Predictor:
         if not (milliseconds := whole_number(stated, self._settings.max_timeout_ms)):
             raise Malformed(f"X-Timeout-Ms is {stated[:40]!r}; it must be a whole number of milliseconds, at least 1.")
         return milliseconds / 1000
+
+    def _agreed_deadline(self, seconds: float, headers: Mapping[str, str], received: float, deadline: float) -> float:
+        """Return the deadline that a body states (CLOCK_MONOTONIC seconds); beside X-Timeout-Ms, the earlier one."""
+        stated = received + min(seconds, self._settings.max_timeout_ms / 1000)
+        return min(stated, deadline) if "x-timeout-ms" in headers else stated
 
     async def _decode(self, reader: Input, given: Given, deadline: float) -> Arrays:
         """Return `(count, *shape)` for each input: at once, or from the pool; the first bad item is named.
@@ -258,18 +254,6 @@ class Predictor:
         return known[1]
 
 
-def _refusal_of(cancelled: asyncio.CancelledError) -> Refusal:
-    """Return what a request is refused with whose task was cancelled.
-
-    The connection does that when its client has left or sent what is not HTTP; uvicorn, when a drain takes too long.
-    """
-    if cancelled.args and isinstance(cancelled.args[0], Refusal):
-        return cancelled.args[0]
-    if cancelled.args == (ClientLeft.name,):
-        return ClientLeft("The client left before its answer.")
-    return Draining("The server is shutting down, and this request was not done in time.")
-
-
 def _check_size(sides: Sides, count: int) -> None:
     """Refuse a request of which no frame would hold the inputs or the outputs.
 
@@ -284,13 +268,5 @@ def _check_size(sides: Sides, count: int) -> None:
             )
 
 
-def _write(sides: Sides, data: memoryview, served: ModelState, count: int, wishes: Any) -> Written:
-    return sides.output.write(sides.results.arrays(data, count), served, wishes)
-
-
-def _server_timing(result: Result, decode: float, total: float) -> str:
-    """Milliseconds by stage (https://www.w3.org/TR/server-timing/)."""
-    return (
-        f"decode;dur={decode * 1000:.2f}, queue;dur={result.queue_seconds * 1000:.2f}, "
-        f"forward;dur={result.forward_seconds * 1000:.2f}, total;dur={total * 1000:.2f}"
-    )
+def _write(sides: Sides, data: memoryview, served: ModelState, count: int, exchange: Exchange) -> Written:
+    return exchange.write(sides.results.arrays(data, count), served)

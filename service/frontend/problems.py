@@ -23,6 +23,8 @@ from service.errors import Malformed, MethodNotAllowed, NotFound, Refusal
 
 log = structlog.get_logger()
 
+#: Path, refusal and request id to a response.
+Form = Callable[[str, Refusal, str], Response]
 _MEDIA_TYPE = "application/problem+json"
 #: Methods that a route may have; HEAD goes with GET.
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -73,9 +75,9 @@ class Envelope:
                 log.info("request", **answered)
 
 
-def problem(request: Request, refusal: Refusal) -> Response:
+def problem(refusal: Refusal, request_id: str) -> Response:
     """The response to a refused request."""
-    return Response(_body(refusal, request.state.request_id), refusal.status, refusal.headers, media_type=_MEDIA_TYPE)
+    return Response(_body(refusal, request_id), refusal.status, refusal.headers, media_type=_MEDIA_TYPE)
 
 
 def written_out(refusal: Refusal) -> bytes:
@@ -109,20 +111,27 @@ def _new_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def install_problem_handlers(app: FastAPI) -> None:
-    """Every error leaves as a problem, those of the framework and those nobody thought of included."""
+def install_problem_handlers(app: FastAPI, form: Form) -> None:
+    """Every error leaves as a refusal, those of the framework and those nobody thought of included.
+
+    Args:
+        form: gives the response to a refusal at a path, in the form of the protocol that is spoken there.
+    """
+
+    def answer(request: Request, refusal: Refusal) -> Response:
+        return form(request.url.path, refusal, request.state.request_id)
 
     async def refused(request: Request, error: Exception) -> Response:
-        return problem(request, error if isinstance(error, Refusal) else Refusal("The server failed; see its log."))
+        return answer(request, error if isinstance(error, Refusal) else Refusal("The server failed; see its log."))
 
     async def framework(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         words = f"{request.method} {request.url.path[:200]}: {HTTPStatus(status).phrase}; the paths are in /docs."
         if status == 405:
-            return problem(request, _not_allowed(request, words))
+            return answer(request, _not_allowed(request, words))
         if status == 404 and (place := _without_slash(request)):
             return RedirectResponse(place)
-        return problem(request, (NotFound if status == 404 else Malformed)(words))
+        return answer(request, (NotFound if status == 404 else Malformed)(words))
 
     app.add_exception_handler(Refusal, refused)
     app.add_exception_handler(HTTPException, framework)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from service.frontend.first import PredictFirst
+from service.frontend.protocols.native import Native
 from tests.support.models import make_trivial, photographs
 from tests.support.server import Server
 from tests.support.traffic import JPEG
@@ -50,7 +51,7 @@ def test_another_origin_may_ask_and_read(behind):
 
 def test_a_bug_is_a_500_without_a_traceback():
     class Broken:
-        async def answer(self, request, model):
+        async def answer(self, request, call, respond):
             raise KeyError("secret")
 
     sent = []
@@ -59,7 +60,7 @@ def test_a_bug_is_a_500_without_a_traceback():
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "state": {"request_id": "r"}}
-    asyncio.run(PredictFirst(None, Broken(), "")(scope, None, send))
+    asyncio.run(PredictFirst(None, Broken(), "", [Native()])(scope, None, send))
     assert sent[0]["status"] == 500
     problem = json.loads(sent[1]["body"])
     assert problem["request_id"] == "r"

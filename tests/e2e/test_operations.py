@@ -24,9 +24,12 @@ def test_health_says_live_and_ready(server):
     assert httpx.get(f"{server.url}/health/ready").json() == {"status": "ready", "reasons": []}
 
 
-def test_the_root_leads_to_the_docs(server):
-    answer = httpx.get(server.url, follow_redirects=True)
+def test_the_root_leads_a_browser_to_the_docs_and_says_to_others_that_it_is_alive(server):
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    answer = httpx.get(server.url, headers=browser, follow_redirects=True)
     assert answer.url.path == "/docs"
+    assert httpx.get(server.url, headers={"Accept": ""}).status_code == 307
+    assert httpx.get(server.url).json() == {"status": "alive"}
     assert "swagger" in answer.text.lower()
 
 

@@ -397,7 +397,7 @@ READ = ["/health/live", "/health/ready", "/models", "/models/trivial", "/models/
 def test_head_is_get_without_the_body(plain, path):
     shown = httpx.get(plain.url + path)
     with talk(plain) as (connection, said):
-        connection.sendall(b"HEAD %s HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode())
+        connection.sendall(b"HEAD %s HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n" % path.encode())
         answer = read_answer(said, bodiless=True)
         assert answer.status == shown.status_code
         assert (

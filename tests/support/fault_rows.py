@@ -397,8 +397,8 @@ ROWS = [
         Broken(
             "each body is kept",
             "service/frontend/predict.py",
-            "        given = await self._read(sides",
-            "        self.__dict__.setdefault('kept', []).append(body * 4)\n        given = await self._read(sides",
+            "        given = await self._read(exchange, body",
+            "        self.__dict__.setdefault('kept', []).append(body * 4)\n        given = await self._read(exchange, body",
         ),
     ),
     Row(
@@ -524,8 +524,8 @@ ROWS = [
         Broken(
             "a draining server is ready",
             "service/frontend/operations.py",
-            'reasons = ["draining"] if is_draining() else unready(client)',
-            "reasons = unready(client)",
+            "reasons = reasons_not_ready(client, is_draining())",
+            "reasons = reasons_not_ready(client, False)",
         ),
     ),
     Row(
@@ -1066,7 +1066,7 @@ ROWS = [
         "the turn to a package under load, ten kills, the compiler killed, the server ended while it compiles",
         (
             "test_a_cold_cache_serves_eager_at_once_and_turns_to_the_package_without_a_loss",
-            "test_ten_kills_leave_one_package_and_lose_nothing",
+            "test_kills_leave_one_package_and_lose_nothing",
             "test_a_compiler_that_is_killed_is_told_and_harms_nobody",
             "test_a_server_that_ends_takes_its_compiler_along",
         ),
@@ -1109,9 +1109,9 @@ ROWS = [
         ),
         Broken(
             "what is too large for a dtype becomes infinite",
-            "service/tasks/inputs/tensor_bodies.py",
-            "            _check_fits(spec, array)\n",
-            "            pass\n",
+            "service/tasks/inputs/numbers.py",
+            "        _check_fits(spec, array)\n",
+            "        pass\n",
             "test_t3_a_number_that_the_dtype_does_not_have_is_refused",
         ),
     ),
@@ -1124,7 +1124,7 @@ ROWS = [
         ),
         Broken(
             "nobody looks at the range",
-            "service/tasks/inputs/tensor_bodies.py",
+            "service/tasks/inputs/numbers.py",
             "if not within.all():",
             "if False:",
             "test_t4_ids_beyond_the_range_are_refused_and_named",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from service.signature import TensorSpec
+
 #: For each input of a model, in the order of its signature, `(count, *shape)`.
 Arrays = tuple[npt.NDArray[Any], ...]
+
+
+#: A tensor that has come by name: numbers, or files as bytes, or text in which files are base64.
+Tensor = npt.NDArray[Any] | Sequence[bytes] | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,20 @@ class Input(Protocol):
             Malformed: the body is not what its Content-Type says.
             TooLarge: more than `most` examples.
             Unprocessable: it is not what the model takes.
+        """
+
+    def takes(self) -> Sequence[TensorSpec]:
+        """Return the tensors that `accept` takes, one for each input; a further one of the same name is another form.
+
+        The dtype `bytes` stands for files or texts, one an element.
+        """
+
+    def accept(self, named: Mapping[str, Tensor], most: int) -> Given:
+        """Return what tensors hold that have come by name, `(count, *shape)` each, of another protocol.
+
+        Raises:
+            TooLarge: more than `most` examples.
+            Unprocessable: they are not what the model takes.
         """
 
     def at_once(self, given: Given, is_alone: bool) -> Arrays | None:

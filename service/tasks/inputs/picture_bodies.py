@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import TooLarge, Unprocessable, UnsupportedType
-from service.signature import Signature
-from service.tasks.inputs.input import Arrays, Given
+from service.signature import Signature, TensorSpec
+from service.tasks.inputs.input import Arrays, Given, Tensor
 from service.tasks.inputs.json_bodies import check_keys, decoded, without_mark
 from service.tasks.inputs.multipart import form_of
 from service.tasks.inputs.picture import MODERATE, QUICK, ImageDecoder
@@ -101,6 +101,7 @@ class PictureInput:
     def __init__(self, about: dict[str, Any], signature: Signature, max_pixels: int) -> None:
         self._decoder = ImageDecoder(InputSpec(**about), max_pixels)
         self.example_bytes = signature.example_bytes
+        self._inputs = signature.inputs
 
     def read(self, content_type: str, body: bytes, most: int) -> Given:
         """Return a body's pictures, in order, as file bytes or nested numbers; and its `top_k`, if it has one."""
@@ -125,8 +126,26 @@ class PictureInput:
     def documented(self) -> dict[str, Any]:
         return BODIES
 
+    def takes(self) -> Sequence[TensorSpec]:
+        """Return files, one an example, or decoded pictures as the model's input has them."""
+        (decoded,) = self._inputs
+        return [TensorSpec(decoded.name, "bytes", (1,)), TensorSpec(decoded.name, "bytes"), decoded]
+
+    def accept(self, named: Mapping[str, Tensor], most: int) -> Given:
+        pictures: Any = named[self._inputs[0].name]
+        if len(pictures) > most:
+            raise TooLarge(f"{len(pictures)} instances; at most {most} are allowed in one request.")
+        if not len(pictures):
+            raise Unprocessable("There is no picture in the body.")
+        if isinstance(pictures, np.ndarray):
+            return Given(len(pictures), [pictures], {})
+        files = [file if isinstance(file, bytes) else _file_bytes(file, n) for n, file in enumerate(pictures)]
+        return Given(len(files), files, {})
+
     def at_once(self, given: Given, is_alone: bool) -> Arrays | None:
         picture = given.items[0]
+        if isinstance(picture, np.ndarray):
+            return (picture,)
         if given.count > 1 or not isinstance(picture, bytes):
             return None
         decoded = self._decoder.decode_within(MODERATE if is_alone else QUICK, picture)

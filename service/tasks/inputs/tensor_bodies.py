@@ -16,22 +16,16 @@ import numpy.typing as npt
 from service.errors import TooLarge, Unprocessable, UnsupportedType
 from service.signature import Signature, TensorSpec, nested_schema, said_of_shape
 from service.tasks.inputs.arrays import MOST_HEADER_BYTES, read_npy, read_npz
+from service.tasks.inputs.csv_bodies import read_csv
 from service.tasks.inputs.input import Arrays, Given
 from service.tasks.inputs.json_bodies import check_keys, decoded, without_mark
+from service.tasks.inputs.numbers import DTYPES, array_of, check_range, nested_type
 
 _Array = npt.NDArray[Any]
-#: Arrays of numpy for each of torch's dtypes; bfloat16, which numpy does not have, is read as float32.
-DTYPES = {
-    "bool": np.dtype(np.bool_),
-    **{name: np.dtype(name) for name in ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")},
-    "bfloat16": np.dtype(np.float32),
-}
 #: A larger body of wrong shapes takes tens of milliseconds to build.
 LARGE_BYTES = 1 << 20
 #: An example in the documentation has at most this many numbers.
 MOST_IN_EXAMPLE = 1024
-#: Where many lists are short they are read as tuples, which the garbage collector does not go through again and again.
-MOST_IN_TUPLE = 32
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$(?:\.instances(?:\[(?P<instance>\d+)\])?)?(?P<rest>.*)`)?$", re.DOTALL)
 
 
@@ -59,10 +53,22 @@ class TensorsInput:
             arrays = self._of_named({self._only(): read_npy(body)})
         elif kind == "application/x-npz":
             arrays = self._of_named(read_npz(body, most * self._read_bytes + len(self._specs) * MOST_HEADER_BYTES))
+        elif kind == "text/csv":
+            arrays = (read_csv(body, self._specs[self._only_row()], most),)
         else:
             raise UnsupportedType(
-                f"Content-Type is {kind[:80]!r}; send application/json, application/x-npy or application/x-npz."
+                f"Content-Type is {kind[:80]!r}; send application/json, application/x-npy, application/x-npz or "
+                "text/csv."
             )
+        return self._given(arrays, most)
+
+    def takes(self) -> Sequence[TensorSpec]:
+        return self._specs
+
+    def accept(self, named: Mapping[str, Any], most: int) -> Given:
+        return self._given(self._of_named(named), most)
+
+    def _given(self, arrays: Arrays, most: int) -> Given:
         count = len(arrays[0])
         if not count:
             raise Unprocessable("There is no instance in the body.")
@@ -83,6 +89,8 @@ class TensorsInput:
             json["example"] = {"instances": [{spec.name: _example(spec) for spec in self._specs}]}
         binary = {"schema": {"type": "string", "format": "binary"}}
         numpy = {"application/x-npz": binary} | ({"application/x-npy": binary} if len(self._specs) == 1 else {})
+        if len(self._specs) == 1 and len(self._specs[0].shape) <= 1:
+            numpy["text/csv"] = {"schema": {"type": "string"}}
         return {"application/json": json} | numpy
 
     def _only(self) -> str:
@@ -90,6 +98,18 @@ class TensorsInput:
             names = ", ".join(spec.name for spec in self._specs)
             raise Unprocessable(f"An npy file holds one array, and the model takes {names}; send application/x-npz.")
         return self._specs[0].name
+
+    def _only_row(self) -> int:
+        """Return the place of the input that a line of CSV can hold.
+
+        Raises:
+            Unprocessable: the model takes another number of inputs, or more dimensions.
+        """
+        if len(self._specs) > 1 or len(self._specs[0].shape) > 1:
+            raise Unprocessable(
+                "A line of CSV holds one input of one dimension; send application/json or application/x-npz."
+            )
+        return 0
 
     def _of_named(self, given: Mapping[str, _Array]) -> Arrays:
         """Hold arrays, `(N, *shape)` each, against the signature."""
@@ -109,7 +129,7 @@ class TensorsInput:
             if len(array) != counts[self._specs[0].name]:
                 said = ", ".join(f"{name} has {count}" for name, count in counts.items())
                 raise Unprocessable(f"Inputs have different numbers of instances: {said}.")
-            _check_range(spec, array)
+            check_range(spec, array)
         return tuple(given[spec.name] for spec in self._specs)
 
     def _of_json(self, body: bytes) -> Arrays:
@@ -142,12 +162,8 @@ class TensorsInput:
 
     def _column(self, spec: TensorSpec, field: str, instances: Sequence[Any]) -> _Array:
         values = [getattr(each, field) if isinstance(each, msgspec.Struct) else each for each in instances]
-        wanted = DTYPES[spec.dtype]
-        with np.errstate(over="ignore"):
-            array = np.array(values, wanted).reshape(len(values), *spec.shape)
-        if spec.is_floating:
-            _check_fits(spec, array)
-        _check_range(spec, array)
+        array = array_of(spec, values, len(values))
+        check_range(spec, array)
         return array
 
     def _said(self, words: str) -> str:
@@ -175,28 +191,13 @@ class TensorsInput:
 
 def body_type(specs: Sequence[TensorSpec]) -> type[msgspec.Struct]:
     """Return the type of a JSON body for these inputs: shapes, dtypes and their limits are checked as it is read."""
-    fields = [(f"input_{place}", _nested(spec)) for place, spec in enumerate(specs)]
+    fields = [(f"input_{place}", nested_type(spec)) for place, spec in enumerate(specs)]
     rename = {f"input_{place}": spec.name for place, spec in enumerate(specs)}
     instance: Any = msgspec.defstruct("Instance", fields, rename=rename, forbid_unknown_fields=True)
     if len(specs) == 1:
-        instance = instance | _nested(specs[0])
+        instance = instance | nested_type(specs[0])
     some = Annotated[list[instance], msgspec.Meta(min_length=1)]
     return msgspec.defstruct("Instances", [("instances", some)], forbid_unknown_fields=True)
-
-
-def _nested(spec: TensorSpec) -> Any:
-    found: Any = float
-    if spec.dtype == "bool":
-        found = bool
-    elif not spec.is_floating:
-        limits = np.iinfo(spec.dtype)
-        found = Annotated[int, msgspec.Meta(ge=int(limits.min), le=int(limits.max))]
-    for extent in reversed(spec.shape):
-        if extent <= MOST_IN_TUPLE:
-            found = tuple[(found,) * extent]  # type: ignore[misc]
-        else:
-            found = Annotated[list[found], msgspec.Meta(min_length=extent, max_length=extent)]
-    return found
 
 
 def body_schema(specs: Sequence[TensorSpec]) -> dict[str, Any]:
@@ -220,37 +221,6 @@ def _example(spec: TensorSpec) -> Any:
     if not spec.is_floating and spec.dtype != "bool":
         value = int(value)
     return np.full(spec.shape, value).tolist()
-
-
-def _check_fits(spec: TensorSpec, array: _Array) -> None:
-    """Refuse numbers of JSON that are too large for a dtype, which would become infinities.
-
-    Raises:
-        Unprocessable: there is one.
-    """
-    finite = np.isfinite(array)
-    if not finite.all():
-        instance = int(np.argwhere(~finite)[0][0])
-        raise Unprocessable(f"Instance {instance}, input {spec.name}: a number is too large for {spec.dtype}.")
-
-
-def _check_range(spec: TensorSpec, array: _Array) -> None:
-    """Refuse values outside of an input's range; NaN is in none.
-
-    Raises:
-        Unprocessable: there is one.
-    """
-    if spec.range is None or spec.dtype == "bool" or not array.size:
-        return
-    low, high = spec.range
-    within = (array >= low) & (array <= high)
-    if not within.all():
-        place = tuple(np.argwhere(~within)[0])
-        at = f" at {list(map(int, place[1:]))}" if len(place) > 1 else ""
-        raise Unprocessable(
-            f"Instance {int(place[0])}, input {spec.name}{at}: {array[place]!s} is outside of the range "
-            f"[{low:g}, {high:g}]."
-        )
 
 
 def _on_the_wire(spec: TensorSpec, array: _Array) -> _Array:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
-from service.signature import Signature
+from service.signature import Signature, TensorSpec
 
 #: The media type of JSON.
 JSON = b"application/json"
@@ -31,10 +31,23 @@ class Answering(Protocol):
 
 
 class Written(NamedTuple):
-    """The body of a 200, and its media type."""
+    """The body of a 200, its media type, and headers that only it has."""
 
     body: bytes
     media_type: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+#: A tensor of an answer: numbers, or texts.
+Named = npt.NDArray[Any] | Sequence[Sequence[str]]
+
+
+class Ranked(NamedTuple):
+    """One element of a tensor: its value, its place among the example's elements, and the label of that."""
+
+    value: float
+    place: int
+    label: str = ""
 
 
 class Output(Protocol):
@@ -57,6 +70,31 @@ class Output(Protocol):
 
     def documented(self, signature: Signature, answer: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer for `/openapi.json`: by media type a schema."""
+
+    def listed(self, signature: Signature, answer: Mapping[str, Any]) -> Sequence[TensorSpec]:
+        """Return the tensors that `named` gives; the dtype `bytes` stands for texts."""
+
+    def named(self, results: Sequence[npt.NDArray[Any]], by: Answering) -> Sequence[Named]:
+        """Return the answer as tensors, `(count, *shape)` for each that is listed."""
+
+    def ranked(
+        self, name: str, most: int, results: Sequence[npt.NDArray[Any]], by: Answering
+    ) -> Sequence[Sequence[Ranked]]:
+        """Return the highest elements of a listed tensor, falling: for each example at most `most`.
+
+        Raises:
+            Unprocessable: the tensor has no order.
+        """
+
+    def rows(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: Any) -> Sequence[Any]:
+        """Return an entry for each example, which JSON can hold; a single tensor or number has no name there."""
+
+    def pipeline(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: Any) -> Any:
+        """Return the answer to one example as a pipeline of Hugging Face's transformers gives it.
+
+        Raises:
+            Unprocessable: no pipeline does this.
+        """
 
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: Any) -> Written:
         """Return the answer.

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from service.signature import Signature
-from service.tasks.outputs.answer import JSON, Answering, Written
+from service.errors import Unprocessable
+from service.signature import Signature, TensorSpec
+from service.tasks.outputs.answer import JSON, Answering, Named, Ranked, Written
 from service.tasks.outputs.options import agreed_top_k, top_k_of_query
 
 
@@ -55,6 +56,35 @@ class ClassesOutput:
 
     def documented(self, signature: Signature, answer: Mapping[str, Any]) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": "#/components/schemas/Answer"}}}
+
+    def listed(self, signature: Signature, answer: Mapping[str, Any]) -> Sequence[TensorSpec]:
+        shape = signature.outputs[0].shape
+        kinds = {"ids": "int64", "probabilities": "float32", "labels": "bytes"}
+        return [TensorSpec(name, dtype, shape) for name, dtype in kinds.items()]
+
+    def named(self, results: Sequence[npt.NDArray[Any]], by: Answering) -> Sequence[Named]:
+        probabilities, ids = results
+        labels = by.answer["labels"]
+        return [ids.astype(np.int64), probabilities, [[labels[i] for i in row] for row in ids.tolist()]]
+
+    def ranked(
+        self, name: str, most: int, results: Sequence[npt.NDArray[Any]], by: Answering
+    ) -> Sequence[Sequence[Ranked]]:
+        if name != "probabilities":
+            raise Unprocessable(f"classification is for the output probabilities, not for {name}.")
+        probabilities, ids = results
+        labels = by.answer["labels"]
+        pairs = zip(probabilities[:, :most].tolist(), ids[:, :most].tolist(), strict=True)
+        return [[Ranked(p, i, labels[i]) for p, i in zip(*row, strict=True)] for row in pairs]
+
+    def rows(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: int) -> Sequence[Any]:
+        probabilities, ids = results
+        found = predictions(ids[:, :wishes], probabilities[:, :wishes], by.answer["labels"])
+        return [msgspec.to_builtins(each) for each in found]
+
+    def pipeline(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: int) -> Any:
+        (only,) = self.rows(results, by, wishes)
+        return [{"label": each["label"], "score": each["probability"]} for each in only["classes"]]
 
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: int) -> Written:
         probabilities, ids = results

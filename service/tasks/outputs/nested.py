@@ -12,13 +12,14 @@ import numpy.typing as npt
 import orjson
 
 from service.errors import NotAcceptable
-from service.signature import Signature, nested_schema
-from service.tasks.outputs.answer import JSON, Answering, Written, answer_schema
+from service.signature import Signature, TensorSpec, nested_schema
+from service.tasks.outputs.answer import JSON, Answering, Named, Ranked, Written, answer_schema
 from service.tasks.outputs.options import no_options
+from service.tasks.outputs.ranking import highest, no_pipeline
 
-NPY, NPZ = b"application/x-npy", b"application/x-npz"
+NPY, NPZ, CSV = b"application/x-npy", b"application/x-npz", b"text/csv"
 #: Media types that `Accept` may name; the first one is for whoever accepts anything.
-_WRITTEN = {"application/json": JSON, "application/x-npy": NPY, "application/x-npz": NPZ}
+_WRITTEN = {"application/json": JSON, "application/x-npy": NPY, "application/x-npz": NPZ, "text/csv": CSV}
 
 
 class TensorsOutput:
@@ -30,6 +31,11 @@ class TensorsOutput:
         if wanted == NPY and len(signature.outputs) > 1:
             there = ", ".join(spec.name for spec in signature.outputs)
             raise NotAcceptable(f"An npy file holds one array, and this model gives {there}; accept application/x-npz.")
+        if wanted == CSV and (len(signature.outputs) > 1 or len(signature.outputs[0].shape) > 1):
+            raise NotAcceptable(
+                "A line of CSV holds one output of one dimension, and this model gives others; accept "
+                "application/x-npz."
+            )
         return wanted
 
     def agreed(self, wishes: bytes, options: Mapping[str, Any]) -> bytes:
@@ -43,9 +49,32 @@ class TensorsOutput:
         formats = {"application/x-npz": binary} | ({"application/x-npy": binary} if len(tensors) == 1 else {})
         return {"application/json": {"schema": answer_schema({"outputs": outputs})}} | formats
 
+    def listed(self, signature: Signature, answer: Mapping[str, Any]) -> Sequence[TensorSpec]:
+        return signature.outputs
+
+    def named(self, results: Sequence[npt.NDArray[Any]], by: Answering) -> Sequence[Named]:
+        return results
+
+    def ranked(
+        self, name: str, most: int, results: Sequence[npt.NDArray[Any]], by: Answering
+    ) -> Sequence[Sequence[Ranked]]:
+        place = [spec.name for spec in by.signature.outputs].index(name)
+        return highest(results[place], most)
+
+    def rows(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: bytes) -> Sequence[Any]:
+        if len(results) == 1:
+            return list(results[0])
+        names = [spec.name for spec in by.signature.outputs]
+        return [dict(zip(names, row, strict=True)) for row in zip(*results, strict=True)]
+
+    def pipeline(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: bytes) -> Any:
+        raise no_pipeline("tensor")
+
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: bytes) -> Written:
         if wishes == NPY:
             return Written(_npy(results[0]), NPY)
+        if wishes == CSV:
+            return Written(_csv(results[0]), CSV)
         names = [spec.name for spec in by.signature.outputs]
         if wishes == NPZ:
             file = io.BytesIO()
@@ -57,6 +86,12 @@ class TensorsOutput:
         found = [{"outputs": dict(zip(names, row, strict=True))} for row in rows]
         content = {"model": by.name, "version": by.version, "predictions": found}
         return Written(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), JSON)
+
+
+def _csv(array: npt.NDArray[Any]) -> bytes:
+    """Write a line for each example; numbers have as many digits as tell any two of the dtype apart. (RFC 4180)"""
+    rows = array.reshape(len(array), -1)
+    return "".join(",".join(map(str, row)) + "\r\n" for row in rows).encode()
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.signature import Signature, blocks
-from service.tasks.inputs.tensor_bodies import DTYPES
+from service.tasks.inputs.numbers import DTYPES
 
 
 class Results:

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import numpy.typing as npt
 
-from service.signature import Signature
-from service.tasks.outputs.answer import JSON, Answering, Written, answer_schema
+from service.signature import Signature, TensorSpec
+from service.tasks.outputs.answer import JSON, Answering, Named, Ranked, Written, answer_schema
 from service.tasks.outputs.options import no_options
+from service.tasks.outputs.ranking import highest, no_pipeline
 
 
 class Values(msgspec.Struct):
@@ -38,6 +39,25 @@ class ValuesOutput:
         numbers = {name: {"type": "number"} for name in answer["values"]}
         values = {"type": "object", "properties": numbers, "required": list(numbers)}
         return {"application/json": {"schema": answer_schema({"values": values})}}
+
+    def listed(self, signature: Signature, answer: Mapping[str, Any]) -> Sequence[TensorSpec]:
+        return signature.outputs
+
+    def named(self, results: Sequence[npt.NDArray[Any]], by: Answering) -> Sequence[Named]:
+        return results
+
+    def ranked(
+        self, name: str, most: int, results: Sequence[npt.NDArray[Any]], by: Answering
+    ) -> Sequence[Sequence[Ranked]]:
+        return highest(results[0], most, by.answer["values"])
+
+    def rows(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Sequence[Any]:
+        names = by.answer["values"]
+        numbers = [[float(f"{number:.7g}") for number in row] for row in results[0].tolist()]
+        return [row[0] if len(names) == 1 else dict(zip(names, row, strict=True)) for row in numbers]
+
+    def pipeline(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Any:
+        raise no_pipeline("regression")
 
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Written:
         """Write float32 with the 7 digits that tell any two of them apart."""

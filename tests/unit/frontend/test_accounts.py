@@ -33,7 +33,7 @@ def test_what_is_noted_is_written_when_nobody_waits_for_it(scene):
     async def run():
         accounts.began("m")
         accounts.decoded("m", 0.1)
-        accounts.ended(Ended("m", 200, "", 0.2))
+        accounts.ended(Ended("m", "gradless", 200, "", 0.2))
         before = shown(OK)
         async with asyncio.timeout(100 * SETTLE_SECONDS):
             while shown(OK) == before:
@@ -54,8 +54,8 @@ def test_who_shows_the_metrics_settles_first(scene):
         accounts.began("m")
         accounts.settle()
         assert shown(IN_FLIGHT) == 2
-        accounts.ended(Ended("m", 200, "", 0.2))
-        accounts.ended(Ended("m", 503, "overloaded", 0.001))
+        accounts.ended(Ended("m", "gradless", 200, "", 0.2))
+        accounts.ended(Ended("m", "gradless", 503, "overloaded", 0.001))
         accounts.settle()
         accounts.settle()
 
@@ -72,8 +72,34 @@ def test_a_model_that_nobody_opened_is_opened_by_its_first_request(scene):
 
     async def run():
         accounts.began("unknown")
-        accounts.ended(Ended("unknown", 404, "model_not_found", 0.001))
+        accounts.ended(Ended("unknown", "gradless", 404, "model_not_found", 0.001))
         accounts.settle()
 
     asyncio.run(run())
     assert shown('gradless_requests_total{model="unknown",protocol="gradless",status="404"}') == 1
+
+
+def test_a_protocol_has_every_status_at_0_once_somebody_speaks_it_and_before_that_those_of_alerts():
+    memory = make_metric_memory()
+
+    def shown():
+        lines = [line.rsplit(" ", 1) for line in render(memory)[0].decode().splitlines()]
+        return {name: float(value) for name, value in lines if "requests_total{" in name and 'protocol="other"' in name}
+
+    def count(status):
+        return f'gradless_requests_total{{model="m",protocol="other",status="{status}"}}'
+
+    async def run():
+        accounts = Accounts(Metrics("frontend-0", memory), ["gradless", "other"])
+        accounts.open("m")
+        before = shown()
+        accounts.began("m")
+        accounts.ended(Ended("m", "other", 400, "unprocessable", 0.001))
+        accounts.settle()
+        return before
+
+    before = asyncio.run(run())
+    assert before == {count(status): 0 for status in (200, 500, 503, 504)}
+    after = shown()
+    assert after[count(400)] == 1
+    assert after[count(200)] == after[count(422)] == 0

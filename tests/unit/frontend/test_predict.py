@@ -21,12 +21,15 @@ from service.frontend.engines.client import Client, InputChangedError
 from service.frontend.engines.known import Known
 from service.frontend.engines.places import Outlook, Places
 from service.frontend.predict import MOST_INPUT_CHANGES, Predictor
+from service.frontend.protocols.native import NativeExchange
+from service.frontend.protocols.protocol import Asked, Sides
 from service.host.metric_memory import make_metric_memory
 from service.metrics import Metrics
 from service.settings import Settings
 from service.signature import Signature, TensorSpec
+from service.tasks.inputs.numbers import DTYPES
 from service.tasks.inputs.picture_bodies import PictureInput
-from service.tasks.inputs.tensor_bodies import DTYPES
+from service.tasks.outputs.classes import ClassesOutput
 from service.wire.messages import ModelState, Result, Tensors
 from service.wire.specs import FrontEndSpec
 
@@ -145,7 +148,7 @@ def test_an_answer_in_npz_has_every_output_by_its_name_in_its_dtype():
 
 def test_what_nobody_can_write_is_refused_before_the_body_is_read_and_any_engine_asked():
     scene = Scene()
-    answer = scene.post(b"no npy", accept="text/csv")
+    answer = scene.post(b"no npy", accept="image/png")
     assert (answer.status_code, answer.json()["type"]) == (406, "urn:gradless:problem:not_acceptable")
     assert not scene.client.asked
 
@@ -219,7 +222,9 @@ def test_nobody_waits_for_a_large_body_past_the_deadline(kind):
         accounts = Accounts(Metrics("frontend-0", make_metric_memory()))
         with ThreadPoolExecutor(1) as pool:
             predictor = Predictor(Elsewhere(Known("", {})), pool, Settings(), accounts, None)
-            await predictor._read(reader, kind, body, time.monotonic())
+            asked = Asked({"content-type": kind})
+            exchange = NativeExchange(asked, Sides(reader, None, ClassesOutput()), ModelState("m", "ready"))
+            await predictor._read(exchange, body, time.monotonic())
 
     with pytest.raises(DeadlineExceeded, match="while its body was being read"):
         asyncio.run(read())

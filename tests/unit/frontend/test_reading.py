@@ -9,9 +9,12 @@ import time
 import pytest
 
 from service.frontend.predict import Predictor
+from service.frontend.protocols.native import NativeExchange
+from service.frontend.protocols.protocol import LARGE_BYTES, Asked, Sides
 from service.settings import read_settings
 from service.tasks.inputs.input import Given
-from service.tasks.inputs.picture_bodies import LARGE_BYTES
+from service.tasks.outputs.classes import ClassesOutput
+from service.wire.messages import ModelState
 
 
 class Reader:
@@ -37,8 +40,9 @@ class Nobody:
 
 def read(reader, content_type, size):
     predictor = Predictor(Nobody(), None, read_settings({}), None, None)
-    deadline = time.monotonic() + 60
-    return asyncio.run(predictor._read(reader, content_type, b"x" * size, deadline))
+    sides = Sides(reader, None, ClassesOutput())
+    exchange = NativeExchange(Asked({"content-type": content_type}), sides, ModelState("m", "ready"))
+    return asyncio.run(predictor._read(exchange, b"x" * size, time.monotonic() + 60))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 
 from service.errors import TooLarge
 from service.signature import Signature, TensorSpec
-from service.tasks.inputs.tensor_bodies import DTYPES, TensorsInput
+from service.tasks.inputs.numbers import DTYPES
+from service.tasks.inputs.tensor_bodies import TensorsInput
 
 MOST = 3
 

@@ -42,7 +42,7 @@ def test_of_all_classes_that_come_as_many_as_wished_are_written():
     output = ClassesOutput()
     results = [np.array([[0.5, 0.25, 0.25]], np.float32), np.array([[2, 0, 1]], np.int32)]
     wishes = output.agreed(output.wishes([("top_k", "2")], "", Served.signature), {})
-    body, media_type = output.write(results, Served, wishes)
+    body, media_type, _ = output.write(results, Served, wishes)
     answer = msgspec.json.decode(body, type=Answer)
     assert answer == Answer("m", "v", [Prediction([Class(2, "shark", 0.5), Class(0, "tench", 0.25)])])
     assert media_type == JSON
