@@ -23,7 +23,7 @@ import httptools
 import msgspec
 import uvloop
 
-from service.bench.bodies import Seen, bodies
+from service.bench.bodies import Seen, bodies, open_inference
 
 #: Time to make connections and touch pages; requests that begin in it are not counted.
 WARM_UP_SECONDS = 1.0
@@ -41,7 +41,7 @@ class Traffic:
         seconds: duration after the warm-up.
         seen: what the model sees: bodies are those that people send to such a model.
         body_bytes: bodies are filled up to this size with a JPEG comment; 0 leaves them as they are.
-        encoding: `raw`, or `json`: base64 in `{"body": …}`.
+        encoding: `raw`; `json`, base64 in `{"body": …}`; or `open-inference`, with its bytes behind JSON.
     """
 
     host: str
@@ -236,8 +236,12 @@ def _request(traffic: Traffic, body: bytes) -> bytes:
     kind = traffic.seen.content_type
     if traffic.encoding == "json":
         body, kind = json.dumps({"body": base64.b64encode(body).decode()}).encode(), "application/json"
-    head = f"POST {traffic.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    more = ""
+    if traffic.encoding == "open-inference":
+        body, length = open_inference(traffic.seen, body)
+        kind, more = "application/octet-stream", f"Inference-Header-Content-Length: {length}\r\n"
+    head = f"POST {traffic.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\n{more}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def main() -> None:

@@ -8,13 +8,23 @@ from typing import Any
 from service.audit.drawing import new_figure, save
 from service.bench.results import Model, Results
 
-COLOURS = {"gradless": "#1f5fa8", "bfloat16": "#7b4fa3", "litserve": "#c8591b", "mosec": "#3a8f5c", "naive": "#8a8a8a"}
+COLOURS = {
+    "gradless": "#1f5fa8",
+    "bfloat16": "#7b4fa3",
+    "open-inference": "#5fa8d3",
+    "litserve": "#c8591b",
+    "mosec": "#3a8f5c",
+    "naive": "#8a8a8a",
+    "triton": "#b8a000",
+}
 NAMES = {
     "gradless": "Gradless",
     "bfloat16": "in bfloat16",
+    "open-inference": "by Open Inference",
     "litserve": "LitServe",
     "mosec": "mosec",
     "naive": "naive app",
+    "triton": "Triton",
 }
 STAGES = ("decode", "queue", "forward", "rest")
 STAGE_COLOURS = ("#7aa6d6", "#c9c9c9", "#1f5fa8", "#e0a37c")

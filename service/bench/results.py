@@ -18,7 +18,7 @@ def moved(canary: list[list[float]]) -> float:
 
 
 #: Servers of ours, by the names that they have in a run.
-OURS = ("gradless", "bfloat16")
+OURS = ("gradless", "bfloat16", "open-inference")
 
 
 @dataclass
@@ -182,6 +182,8 @@ class Model:
             if peer not in OURS:
                 told[f"served / {peer}, each at its best"] = ours.rate / self.best(peer).rate
                 told[f"one client: median / {peer}'s"] = self._one_ms("gradless") / self._one_ms(peer)
+        if "open-inference" in self.servers:
+            told |= self._open_inference_ratios()
         if "naive" in self.pss_bytes:
             told["memory (PSS of the tree) / naive app's"] = self.pss_bytes["gradless"] / self.pss_bytes["naive"]
         if "floor" in self.started_in:
@@ -191,6 +193,16 @@ class Model:
                 step.latency_ms["p99"] / self.served_bare[0].batch_ms
             )
         return told
+
+    def _open_inference_ratios(self) -> dict[str, float]:
+        """Compare one server by two protocols, and two servers by one."""
+        others = {"/predict": "gradless"} | ({"triton's": "triton"} if "triton" in self.servers else {})
+        return {
+            f"Open Inference Protocol / {words}, {_clients(n)}": self.load("open-inference", n).rate
+            / self.load(name, n).rate
+            for words, name in others.items()
+            for n in (1, 32)
+        }
 
     def _one_ms(self, server: str) -> float:
         """Return the median of one client."""
@@ -212,6 +224,10 @@ class Results:
         """Count requests to our servers that were not answered with 200, open loops past capacity aside."""
         loads = [load for model in self.models for name in OURS for load in model.servers.get(name, [])]
         return sum(count for load in loads for kind, count in load.kinds.items() if kind != "200")
+
+
+def _clients(number: int) -> str:
+    return "1 client" if number == 1 else f"{number} clients"
 
 
 def _added(kinds: list[dict[str, int]]) -> dict[str, int]:

@@ -9,9 +9,11 @@ from service.bench.results import MOST_MOVED, Load, Model, Results
 TITLES = {
     "gradless": "**Gradless**",
     "bfloat16": "**Gradless** in bfloat16",
+    "open-inference": "**Gradless** by Open Inference Protocol",
     "naive": "naive FastAPI app",
     "litserve": "LitServe",
     "mosec": "mosec",
+    "triton": "Triton",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from service.errors import ConfigurationError
 T = TypeVar("T")
 
 START_SECONDS = 180.0
-PEERS = ("naive", "litserve", "mosec")
+PEERS = ("naive", "litserve", "mosec", "triton")
 
 
 @dataclass
@@ -125,6 +126,12 @@ def _anonymous_pss(process: psutil.Process) -> int:
     return 0
 
 
+def by_open_inference(server: MeasuredServer, model: str) -> MeasuredServer:
+    """Return one of our servers, asked by Open Inference Protocol v2."""
+    path = f"/v2/models/{model}/infer"
+    return dataclasses.replace(server, name="open-inference", path=path, encoding="open-inference")
+
+
 def running_server(url: str, model: str) -> MeasuredServer:
     """A server that runs already.
 
@@ -161,6 +168,9 @@ def peer(name: str, spec: WorkloadSpec, seen: Seen) -> Iterator[MeasuredServer]:
         command, path, encoding = [sys.executable, str(folder / script)], "/predict", "raw"
     elif name == "litserve":
         command, path, encoding = [venvs.python("litserve"), str(folder / "litserve_server.py")], "/predict", "json"
+    elif name == "triton":
+        command = [venvs.python("triton"), str(folder / "triton_server.py")]
+        path, encoding = f"/v2/models/{spec.name}/infer", "open-inference"
     else:
         command = [venvs.python("mosec"), str(folder / "mosec_server.py"), "--address", "127.0.0.1"]
         command += ["--timeout", "60000", "--port"]

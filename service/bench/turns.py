@@ -19,7 +19,7 @@ from service.bench.floor import floor_seconds
 from service.bench.machine import computes_bfloat16, peak_flops
 from service.bench.measurement import Measurement, generate, measure, percentiles
 from service.bench.results import Alone, Bare, Load, Model, OpenLoop, Step
-from service.bench.servers import MeasuredServer, fetch, gradless, peer, running_server
+from service.bench.servers import MeasuredServer, by_open_inference, fetch, gradless, peer, running_server
 from service.bench.workload import WorkloadSpec, flops, workload_spec
 from service.errors import ConfigurationError
 from service.settings import Settings
@@ -83,8 +83,10 @@ class Bench:
             ours.suspend()
             self._model.alone = alone(spec, shown)
             others = self._start_in_bfloat16(running, spec)
+            if not self._plan.url and (self._seen.side or self._seen.is_one_array):
+                others.append(by_open_inference(ours, self._name))
             bare, sizes = running.enter_context(bare_loop(spec))
-            peers = [self._start_peer(running, name, spec) for name in self._plan.peers]
+            peers = [self._start_peer(running, name, spec) for name in self._plan.peers if self._suits(name)]
             self._rounds(ours, others + peers, bare, sizes, spec.forwards)
             if self._trivial:
                 self._say("the tail of 32 clients")
@@ -117,6 +119,10 @@ class Bench:
         settled(server, self._name)
         server.suspend()
         return [server]
+
+    def _suits(self, peer: str) -> bool:
+        """Tell whether a peer is asked: Triton's binaries bring nothing that decodes pictures."""
+        return peer != "triton" or self._seen.is_one_array
 
     def _start_peer(self, running: contextlib.ExitStack, name: str, spec: WorkloadSpec) -> MeasuredServer:
         self._say(f"starting {name}")

@@ -12,7 +12,9 @@ from service.errors import ConfigurationError
 from service.host.home import cache_home
 
 #: The peers' versions; a newer release may differ.
-REQUIREMENTS = {"litserve": "litserve==0.2.19", "mosec": "mosec==0.9.8"}
+REQUIREMENTS = {"litserve": "litserve==0.2.19", "mosec": "mosec==0.9.8", "triton": "nvidia-pytriton==0.7.0"}
+#: Peers installed without what they require: of Triton's package only the binaries run.
+ALONE = ("triton",)
 
 
 def python(peer: str) -> str:
@@ -29,7 +31,8 @@ def python(peer: str) -> str:
         # Its own packages come first, then ours: the same torch, and no second copy of it.
         packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
         (packages / "gradless.pth").write_text("\n".join(site.getsitepackages()) + "\n", encoding="utf-8")
-        _run(peer, [str(interpreter), "-m", "pip", "install", "--quiet", REQUIREMENTS[peer]])
+        alone = ["--no-deps"] if peer in ALONE else []
+        _run(peer, [str(interpreter), "-m", "pip", "install", "--quiet", *alone, REQUIREMENTS[peer]])
         made.touch()
     return str(interpreter)
 
