@@ -14,7 +14,7 @@ serve: $(INSTALLED)  ## Serve the models of models/ on port 8000 (ARGS="--port 9
 
 # Two workers, each with whole files: half of the time of a test is waiting. With more threads than cores, those of OpenMP
 # would spin. Durations are in build/durations.xml.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --junitxml build/durations.xml
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --junitxml build/durations.xml
 test: lint debian  ## Everything that CI runs: lint, then all tests (12 minutes)
 	$(PYTEST) $(ARGS)
 

@@ -67,7 +67,7 @@ def answered(exchanges: list[Exchange], status: int) -> list[Exchange]:
     return [exchange for exchange in exchanges if exchange.status == status]
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(600)])])
 def test_l1_at_ten_times_capacity_nine_tenths_of_it_are_answered_and_the_rest_told_at_once(paced, seconds):
     capacity = len(answered(drive(paced, 40, seconds / 2), 200)) / (seconds / 2)
     before = paced.pss()
@@ -103,7 +103,7 @@ def test_l3_a_deadline_shorter_than_the_queue_is_refused_at_the_door(paced):
 def test_l4_a_flooded_model_costs_another_one_batch_of_its_own_at_most(paced):
     server = paced
     alone = sorted(exchange.seconds for exchange in drive(server, 4, 3, model="calm"))
-    flood = threading.Thread(target=drive, args=(server, 150, 6))
+    flood = threading.Thread(target=drive, args=(server, 150, 4.5))  # it fills its queue in tenths of a second
     flood.start()
     try:
         wait_for(lambda: server.metric("gradless_queue_depth", model="paced") > 8, 10, "a flood")

@@ -13,6 +13,10 @@ from tests.support.server import Server, wait_for
 #: A sitecustomize that hides OpenVINO, so that AOTInductor's packages are what wins.
 NO_OPENVINO = {"PYTHONPATH": str(Path(__file__).parent / "no_openvino")}
 
+#: AOTInductor believes what the processor says of its vector units; else it compiles a trial of each kind before the
+#: first package of a cache, which is half of the build.
+NO_TRIALS = {"TORCHINDUCTOR_VEC_ISA_OK": "1"}
+
 #: A model of 180 operators on tensors so small that eager's time is their dispatch: a package takes a fifth to a third
 #: of it, whatever the processor. They become one kernel, which a C++ compiler makes in seconds.
 CARD = """\
