@@ -34,6 +34,10 @@ _body = msgspec.json.Decoder(Body)
 class PipelineExchange(NativeExchange):
     __slots__ = ()
 
+    def __init__(self, asked: Asked, sides: Sides, state: ModelState) -> None:
+        super().__init__(asked, sides, state)
+        self._content_type = self._content_type or "application/octet-stream"  # the client names none for bytes
+
     def read(self, body: bytes, most: int) -> Given:
         if not self._content_type.lower().startswith("application/json"):
             return super().read(body, 1)

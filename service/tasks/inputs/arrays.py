@@ -5,6 +5,7 @@ Source: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import zipfile
@@ -28,16 +29,13 @@ def read_npy(data: bytes | memoryview, what: str = "The body") -> _Array:
         Malformed: it is not one, or has more or fewer bytes than its header says.
         Unprocessable: it holds Python objects or records.
     """
-    file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read_header(file, max_header_size=MOST_HEADER_BYTES)
+        shape, is_fortran, dtype, end = _header(_header_bytes(data))
     except Exception as error:  # of the parser of Python that reads the header
         raise Malformed(f"{what} is not an npy file, as numpy.save writes it.") from error
     if dtype.hasobject or dtype.names:
         raise Unprocessable(f"{what} holds {dtype}; only numbers and booleans are read.")
-    content = memoryview(data)[file.tell() :]
+    content = memoryview(data)[end:]
     if min(shape, default=1) < 0 or len(content) != math.prod(shape) * dtype.itemsize:
         raise Malformed(
             f"{what} has {len(content):,} bytes after its header, which says {dtype} of shape {tuple(shape)}."
@@ -45,6 +43,22 @@ def read_npy(data: bytes | memoryview, what: str = "The body") -> _Array:
     array = np.frombuffer(content, dtype) if dtype.itemsize else np.zeros(0, dtype)
     array = array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(shape)
+
+
+def _header_bytes(data: bytes | memoryview) -> bytes:
+    """Return an npy file's beginning up to its numbers; its length is 2 bytes in version 1.0, and 4 in others."""
+    size = 2 if data[6:7] == b"\x01" else 4
+    end = 8 + size + int.from_bytes(data[8 : 8 + size], "little")
+    return bytes(data[: min(end, MOST_HEADER_BYTES)])
+
+
+@functools.lru_cache(maxsize=256)
+def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return shape, order, dtype and the length of a header. A client's headers are alike; to parse one takes 40 µs."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return *read_header(file, max_header_size=MOST_HEADER_BYTES), file.tell()
 
 
 def read_npz(data: bytes, most_bytes: int) -> dict[str, _Array]:

@@ -28,7 +28,7 @@ def read_csv(body: bytes, spec: TensorSpec, most: int) -> npt.NDArray[Any]:
         raise Malformed("The CSV body has bytes that are not ASCII; it must be numbers with commas.") from error
     lines = [line for line in lines if line.strip()]
     width = math.prod(spec.shape)
-    for number, line in enumerate(lines[: most + 1]):
+    for number, line in enumerate(lines[: most + 1], 1):
         if line.count(",") != width - 1:
             found = line.count(",") + 1
             raise Unprocessable(f"Line {number} of the CSV body has {found} numbers; it must have {width}.")

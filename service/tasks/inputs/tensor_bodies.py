@@ -19,7 +19,7 @@ from service.tasks.inputs.arrays import MOST_HEADER_BYTES, read_npy, read_npz
 from service.tasks.inputs.csv_bodies import read_csv
 from service.tasks.inputs.input import Arrays, Given
 from service.tasks.inputs.json_bodies import check_keys, decoded, without_mark
-from service.tasks.inputs.numbers import DTYPES, array_of, check_range, nested_type
+from service.tasks.inputs.numbers import DTYPES, array_of, check_range, is_nested, nested_type
 
 _Array = npt.NDArray[Any]
 #: A larger body of wrong shapes takes tens of milliseconds to build.
@@ -147,9 +147,10 @@ class TensorsInput:
         """Refuse a large body of other shapes by its brackets and commas, in 1 ms a megabyte, before it is built.
 
         Of shape (2, 3) an instance has 1 + 2 brackets that open and 6 - 1 commas; between instances there is one more.
+        Of a model with one input their order counts, too.
 
         Raises:
-            Unprocessable: it has more or fewer.
+            Unprocessable: it has more or fewer, or others.
         """
         lists = sum(
             sum(itertools.accumulate(spec.shape[:-1], operator.mul, initial=1)) for spec in self._specs if spec.shape
@@ -157,7 +158,9 @@ class TensorsInput:
         if not lists:
             return
         count, rest = divmod(body.count(b"[") - 1, lists)
-        if rest or body.count(b",") != count * sum(math.prod(spec.shape) for spec in self._specs) - 1:
+        commas = count * sum(math.prod(spec.shape) for spec in self._specs) - 1
+        is_ragged = len(self._specs) == 1 and not is_nested(body, (count, *self._specs[0].shape))
+        if rest or body.count(b",") != commas or is_ragged:
             raise Unprocessable(f"Nested numbers differ in length; the body must be {self._expected()}.")
 
     def _column(self, spec: TensorSpec, field: str, instances: Sequence[Any]) -> _Array:

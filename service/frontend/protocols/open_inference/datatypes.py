@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from service.errors import Malformed, Unprocessable
 from service.signature import TensorSpec
-from service.tasks.inputs.numbers import DTYPES, array_of, number_list
+from service.tasks.inputs.numbers import DTYPES, array_of, is_nested, number_list
 
 _Array = npt.NDArray[Any]
 #: By torch's name of a dtype, and `bytes`, which is ours for files and texts.
@@ -34,8 +34,6 @@ NAMES = {
     "float64": "FP64",
     "bytes": "BYTES",
 }
-#: Everything but what shows how lists are nested.
-_NOT_NESTING = bytes(set(range(256)) - set(b"[],"))
 _NESTED = re.compile(rb"\s*\[\s*\[")
 _LENGTH = struct.Struct("<I")
 _texts = msgspec.json.Decoder(list[str | tuple[str]])
@@ -60,18 +58,10 @@ def of_json(spec: TensorSpec, shape: Sequence[int], data: bytes) -> _Array | lis
     count = math.prod(shape)
     if _NESTED.match(data):
         # An element takes a digit and a comma at least: the brackets of a huge shape are not made for a short body.
-        if len(data) < 2 * count or data.translate(None, _NOT_NESTING) != nesting(shape):
+        if len(data) < 2 * count or not is_nested(data, shape):
             raise Unprocessable(f"The nested data of the input {spec.name} is not of the shape {list(shape)}.")
         data = b"[" + data.translate(None, b"[]") + b"]"
     return array_of(spec, _of_count(_decoded(number_list(spec.dtype), data, spec), count, spec), shape[0])
-
-
-def nesting(shape: Sequence[int]) -> bytes:
-    """Return the brackets and commas of nested lists: `[[,],[,]]` of shape (2, 2)."""
-    inside = b"," * (shape[-1] - 1)
-    for extent in reversed(shape[:-1]):
-        inside = b",".join([b"[" + inside + b"]"] * extent)
-    return b"[" + inside + b"]"
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes, spec: TensorSpec) -> Any:
