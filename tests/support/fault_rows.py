@@ -397,8 +397,8 @@ ROWS = [
         Broken(
             "each body is kept",
             "service/frontend/predict.py",
-            "        given = await self._read(exchange, body",
-            "        self.__dict__.setdefault('kept', []).append(body * 4)\n        given = await self._read(exchange, body",
+            "        given = await self._read(exchange",
+            "        self.__dict__.setdefault('kept', []).append(body * 4)\n        given = await self._read(exchange",
         ),
     ),
     Row(
@@ -1098,6 +1098,41 @@ ROWS = [
         ),
     ),
     Row(
+        "T1 (v2)",
+        "inputs of another name, datatype or shape, dimensions that are negative or huge, over Open Inference Protocol",
+        (
+            "test_t1_v2_says_which_input_does_not_fit_what_was_found_and_what_is_wanted",
+            "test_t1_v2_says_so_of_a_picture_too",
+            "test_t1_instances_that_do_not_fit_are_told_by_instance_and_input",
+            "test_t1_csv_that_does_not_fit_is_told_by_line",
+            "test_t1_nothing_that_is_refused_has_come_into_a_batch",
+        ),
+        Broken(
+            "a stated shape is believed",
+            "service/frontend/protocols/open_inference/request.py",
+            "if NAMES[spec.dtype] == given.datatype and tuple(given.shape[1:]) == spec.shape:",
+            "if True:",
+            "test_t1_v2_says_which_input_does_not_fit_what_was_found_and_what_is_wanted",
+        ),
+    ),
+    Row(
+        "T2",
+        "binary sizes and lengths that do not add up, in JSON's header and in BYTES",
+        (
+            "test_t2_sizes_that_do_not_add_up_are_refused",
+            "test_t2_a_header_past_a_body_that_is_json_alone_is_refused_too",
+            "test_t2_a_raw_body_is_one_example_to_the_byte",
+            "test_t2_bytes_whose_lengths_do_not_add_up_are_refused",
+        ),
+        Broken(
+            "bytes that belong to no input are passed over",
+            "service/frontend/protocols/open_inference/exchange.py",
+            "if at < len(data):",
+            "if False:",
+            "test_t2_sizes_that_do_not_add_up_are_refused",
+        ),
+    ),
+    Row(
         "T3",
         "NaN, infinities, numbers that the dtype does not have; a million of them nested eight deep, and ragged",
         (
@@ -1131,6 +1166,38 @@ ROWS = [
         ),
     ),
     Row(
+        "T5",
+        "bodies behind gzip and deflate: right, broken, unknown, and a bomb",
+        (
+            "test_t5_a_coded_body_has_the_answer_of_the_body",
+            "test_t5_a_coding_that_is_broken_or_unknown_is_refused",
+            "test_t5_a_bomb_of_a_thousand_to_one_is_refused_at_the_limit",
+        ),
+        Broken(
+            "a body unfolds to whatever it likes",
+            "service/frontend/codings.py",
+            "if len(whole) > most:",
+            "if False:",
+            "test_t5_a_bomb_of_a_thousand_to_one_is_refused_at_the_limit",
+        ),
+    ),
+    Row(
+        "T6",
+        "requested outputs that do not exist, parameters of unknown names, an id of a megabyte",
+        (
+            "test_t6_requested_outputs_that_do_not_exist_or_come_twice_are_refused",
+            "test_t6_parameters_of_unknown_names_and_unknown_keys_are_passed_over",
+            "test_t6_an_id_comes_back_up_to_a_length_and_one_of_a_megabyte_is_refused",
+        ),
+        Broken(
+            "any output may be requested",
+            "service/frontend/protocols/open_inference/request.py",
+            "if output.name not in there:",
+            "if False:",
+            "test_t6_requested_outputs_that_do_not_exist_or_come_twice_are_refused",
+        ),
+    ),
+    Row(
         "T7",
         "an empty batch, more than a request may have, and single numbers in several batches",
         (
@@ -1158,6 +1225,21 @@ ROWS = [
             "if output.dtype is not dtype or output.shape != (count, *spec.shape):",
             "if False:",
             "test_t9_an_answer_that_is_not_what_it_was_at_the_start_fails_its_own_example",
+        ),
+    ),
+    Row(
+        "T10",
+        "the same ten pictures and ten batches of tensors over every protocol",
+        (
+            "test_t10_ten_pictures_have_the_same_classes_over_every_protocol",
+            "test_t10_ten_batches_of_tensors_have_the_same_numbers_over_every_protocol",
+        ),
+        Broken(
+            "bytes of an answer come in another order",
+            "service/frontend/protocols/open_inference/datatypes.py",
+            "return array.tobytes()",
+            "return array[::-1].tobytes()",
+            "test_t10_ten_batches_of_tensors_have_the_same_numbers_over_every_protocol",
         ),
     ),
 ]

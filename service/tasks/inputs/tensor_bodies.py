@@ -159,8 +159,10 @@ class TensorsInput:
             return
         count, rest = divmod(body.count(b"[") - 1, lists)
         commas = count * sum(math.prod(spec.shape) for spec in self._specs) - 1
-        is_ragged = len(self._specs) == 1 and not is_nested(body, (count, *self._specs[0].shape))
-        if rest or body.count(b",") != commas or is_ragged:
+        is_right = not rest and body.count(b",") == commas
+        if is_right and len(self._specs) == 1:  # what is compared is then no longer than the body
+            is_right = is_nested(body, (count, *self._specs[0].shape))
+        if not is_right:
             raise Unprocessable(f"Nested numbers differ in length; the body must be {self._expected()}.")
 
     def _column(self, spec: TensorSpec, field: str, instances: Sequence[Any]) -> _Array:
