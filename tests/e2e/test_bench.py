@@ -52,7 +52,11 @@ def test_the_server_and_the_bare_loop_take_turns_and_what_they_did_is_told_drawn
     assert [(bare["forward"], bare["batch_size"]) for bare in model["bare"]] == [
         (forward, size) for forward in forwards for size in (1, 2, 4, 8, 16, 32)
     ]
-    assert [len(rates) for rates in model["canary"]] == [2]
+    assert [(load["clients"], set(load["kinds"])) for load in model["servers"]["open-inference"]] == [
+        (1, {"200"}),
+        (32, {"200"}),
+    ]
+    assert [len(rates) for rates in model["canary"]] == [4]
     assert told["machine"]["torch"]
     assert model["alone"]["flops"] > 0
     assert 0 < model["alone"]["peak_flops"] < 1e16
@@ -101,7 +105,7 @@ def test_every_peer_does_the_job(tmp_path):
     command = [sys.executable, "-m", "service", "bench", *common, "--model", "trivial", "--json", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     servers = json.loads(done.stdout)["models"][0]["servers"]
-    assert servers.keys() == {"gradless", "naive", "litserve", "mosec"}
+    assert servers.keys() == {"gradless", "open-inference", "naive", "litserve", "mosec"}
     for loads in servers.values():
         for load in loads:
             assert set(load["kinds"]) == {"200"}

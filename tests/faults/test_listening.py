@@ -43,7 +43,8 @@ def wrapped(server: Server) -> ssl.SSLSocket:
 def test_a_slash_behind_a_path_leads_nobody_from_https_to_http(encrypted):
     assert encrypted.url.startswith("https://")
     for path in ("/health/ready/", "/health/live/", "/models/", "/"):
-        answer = httpx.get(encrypted.url + path, verify=False, follow_redirects=True)
+        browser = {"Accept": "text/html"}
+        answer = httpx.get(encrypted.url + path, headers=browser, verify=False, follow_redirects=True)
         assert answer.status_code == 200
         assert [step.status_code for step in answer.history] == [307]
         assert answer.url.scheme == "https"

@@ -35,6 +35,9 @@ class PipelineExchange(NativeExchange):
     __slots__ = ()
 
     def __init__(self, asked: Asked, sides: Sides, state: ModelState) -> None:
+        if not sides.output.has_pipeline:
+            words = f"Hugging Face has no pipeline for the task {state.task}"
+            raise Unprocessable(f"{words}; ask by POST /models/{state.name}/predict.")
         super().__init__(asked, sides, state)
         self._content_type = self._content_type or "application/octet-stream"  # the client names none for bytes
 

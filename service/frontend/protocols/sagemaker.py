@@ -22,18 +22,21 @@ from service.tasks.inputs.input import Given
 from service.tasks.outputs.answer import JSON, Answering, Written
 from service.wire.messages import ModelState
 
+_ARRAYS = ("text/csv", "application/x-npy")
+
 
 class InvocationExchange(NativeExchange):
-    __slots__ = ("_is_list",)
+    __slots__ = ("_is_array",)
 
     def read(self, body: bytes, most: int) -> Given:
-        is_json = self._content_type.lower().startswith("application/json")
-        self._is_list = is_json and body.lstrip()[:1] == b"[" and body.rstrip()[-1:] == b"]"
-        return super().read(b'{"instances":' + body + b"}" if self._is_list else body, most)
+        kind = self._content_type.lower()
+        is_list = kind.startswith("application/json") and body.lstrip()[:1] == b"[" and body.rstrip()[-1:] == b"]"
+        self._is_array = is_list or kind.startswith(_ARRAYS)
+        return super().read(b'{"instances":' + body + b"}" if is_list else body, most)
 
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering) -> Written:
         written = super().write(results, by)
-        if self._is_list and written.media_type is JSON:
+        if self._is_array and written.media_type is JSON:
             return Written(json(self._sides.output.rows(results, by, self._wishes)), JSON)
         return written
 

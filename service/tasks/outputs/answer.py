@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy.typing as npt
 
@@ -51,7 +51,13 @@ class Ranked(NamedTuple):
 
 
 class Output(Protocol):
-    """Writes answers for a task. Wishes are its own: what a request may ask of an answer."""
+    """Writes answers for a task. Wishes are its own: what a request may ask of an answer.
+
+    Attributes:
+        has_pipeline: whether a pipeline of Hugging Face's transformers does this task.
+    """
+
+    has_pipeline: ClassVar[bool]
 
     def wishes(self, query: Iterable[tuple[str, str]], accept: str, signature: Signature) -> Any:
         """Return what a request's query and its `Accept` wish for, of a model of that signature.
@@ -90,11 +96,7 @@ class Output(Protocol):
         """Return an entry for each example, which JSON can hold; a single tensor or number has no name there."""
 
     def pipeline(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: Any) -> Any:
-        """Return the answer to one example as a pipeline of Hugging Face's transformers gives it.
-
-        Raises:
-            Unprocessable: no pipeline does this.
-        """
+        """Return the answer to one example as that pipeline gives it."""
 
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: Any) -> Written:
         """Return the answer.

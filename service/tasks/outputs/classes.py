@@ -48,6 +48,8 @@ def predictions(
 class ClassesOutput:
     """Writes the most probable classes; its wish is `top_k`, or None where nobody has said it."""
 
+    has_pipeline = True
+
     def wishes(self, query: Iterable[tuple[str, str]], accept: str, signature: Signature) -> int | None:
         return top_k_of_query(query)
 

@@ -15,7 +15,7 @@ from service.errors import NotAcceptable
 from service.signature import Signature, TensorSpec, nested_schema
 from service.tasks.outputs.answer import JSON, Answering, Named, Ranked, Written, answer_schema
 from service.tasks.outputs.options import no_options
-from service.tasks.outputs.ranking import highest, no_pipeline
+from service.tasks.outputs.ranking import highest
 
 NPY, NPZ, CSV = b"application/x-npy", b"application/x-npz", b"text/csv"
 #: Media types that `Accept` may name; the first one is for whoever accepts anything.
@@ -24,6 +24,8 @@ _WRITTEN = {"application/json": JSON, "application/x-npy": NPY, "application/x-n
 
 class TensorsOutput:
     """Writes `{"outputs": {NAME: nested numbers}}`, npy or npz; the wish is the media type."""
+
+    has_pipeline = False
 
     def wishes(self, query: Iterable[tuple[str, str]], accept: str, signature: Signature) -> bytes:
         no_options(query)
@@ -68,7 +70,7 @@ class TensorsOutput:
         return [dict(zip(names, row, strict=True)) for row in zip(*results, strict=True)]
 
     def pipeline(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: bytes) -> Any:
-        raise no_pipeline("tensor")
+        raise NotImplementedError
 
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: bytes) -> Written:
         if wishes == NPY:

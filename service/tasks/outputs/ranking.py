@@ -1,4 +1,4 @@
-"""The highest elements of tensors, and words for tasks that no pipeline does."""
+"""The highest elements of tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import Unprocessable
 from service.tasks.outputs.answer import Ranked
 
 
@@ -25,8 +24,3 @@ def highest(array: npt.NDArray[Any], most: int, labels: Sequence[str] = ()) -> l
         [Ranked(value, index, labels[index] if labels else "") for value, index in zip(*row, strict=True)]
         for row in zip(values.tolist(), order.tolist(), strict=True)
     ]
-
-
-def no_pipeline(task: str) -> Unprocessable:
-    """Make the refusal of a task that has no pipeline of Hugging Face's."""
-    return Unprocessable(f"Hugging Face has no pipeline for the task {task}; ask by POST /models/NAME/predict.")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from service.signature import Signature, TensorSpec
 from service.tasks.outputs.answer import JSON, Answering, Named, Ranked, Written, answer_schema
 from service.tasks.outputs.options import no_options
-from service.tasks.outputs.ranking import highest, no_pipeline
+from service.tasks.outputs.ranking import highest
 
 
 class Values(msgspec.Struct):
@@ -28,6 +28,8 @@ class ValuesAnswer(msgspec.Struct):
 
 class ValuesOutput:
     """Writes `{"values": {NAME: number}}`; there is nothing to wish for."""
+
+    has_pipeline = False
 
     def wishes(self, query: Iterable[tuple[str, str]], accept: str, signature: Signature) -> None:
         no_options(query)
@@ -57,7 +59,7 @@ class ValuesOutput:
         return [row[0] if len(names) == 1 else dict(zip(names, row, strict=True)) for row in numbers]
 
     def pipeline(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Any:
-        raise no_pipeline("regression")
+        raise NotImplementedError
 
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Written:
         """Write float32 with the 7 digits that tell any two of them apart."""

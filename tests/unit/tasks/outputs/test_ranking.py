@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.errors import Unprocessable
 from service.tasks.outputs.answer import Ranked
-from service.tasks.outputs.ranking import highest, no_pipeline
+from service.tasks.outputs.ranking import highest
 
 ARRAYS = arrays.arrays(
     st.sampled_from([np.float32, np.int32]),
@@ -43,11 +41,3 @@ def test_a_single_number_is_its_own_highest():
 
 def test_more_than_any_tensor_has_are_all():
     assert len(highest(np.zeros((1, 4)), 10**30)[0]) == 4
-
-
-def test_a_task_without_a_pipeline_says_how_to_ask():
-    refusal = no_pipeline("tensor")
-    assert isinstance(refusal, Unprocessable)
-    assert "/models/NAME/predict" in refusal.detail
-    with pytest.raises(Unprocessable, match="task tensor"):
-        raise refusal
