@@ -12,9 +12,10 @@ help:  ## List the targets
 serve: $(INSTALLED)  ## Serve the models of models/ on port 8000 (ARGS="--port 9000" …)
 	$(BIN)/gradless serve $(ARGS)
 
-# Three workers on two cores, each with whole files: more than half of the time of a test is waiting. With more threads
-# than cores, those of OpenMP would spin. Bytecode spares each server that starts from compiling the service. Durations are in build/durations.xml.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --junitxml build/durations.xml
+# Two workers, each with whole files: half of the time of a test is waiting; a third one made it slower on two cores. With
+# more threads than cores, those of OpenMP would spin. Bytecode spares a server that starts from compiling the service.
+# Durations are in build/durations.xml.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --junitxml build/durations.xml
 test: lint debian  ## Everything that CI runs: lint, then all tests (12 minutes)
 	$(PYTEST) $(ARGS)
 
