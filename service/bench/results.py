@@ -198,7 +198,7 @@ class Model:
         """Compare one server by two protocols, and two servers by one."""
         others = {"/predict": "gradless"} | ({"triton's": "triton"} if "triton" in self.servers else {})
         return {
-            f"Open Inference Protocol / {words}, {_clients(n)}": self.load("open-inference", n).rate
+            f"Open Inference Protocol / {words}, {clients_in_words(n)}": self.load("open-inference", n).rate
             / self.load(name, n).rate
             for words, name in others.items()
             for n in (1, 32)
@@ -226,7 +226,8 @@ class Results:
         return sum(count for load in loads for kind, count in load.kinds.items() if kind != "200")
 
 
-def _clients(number: int) -> str:
+def clients_in_words(number: int) -> str:
+    """Return `1 client`, or `32 clients`."""
     return "1 client" if number == 1 else f"{number} clients"
 
 

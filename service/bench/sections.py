@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from service.bench.results import MOST_MOVED, Load, Model, Results
+from service.bench.results import MOST_MOVED, Load, Model, Results, clients_in_words
 
 TITLES = {
     "gradless": "**Gradless**",
@@ -76,7 +76,7 @@ def _throughput(model: Model) -> Section:
             + [""] * 8
         )
     for name, loads in model.servers.items():
-        section.rows += [_row(f"{TITLES[name]}, {_clients(load.clients)}", load) for load in loads]
+        section.rows += [_row(f"{TITLES[name]}, {clients_in_words(load.clients)}", load) for load in loads]
     if model.tail:
         section.rows.append(_row(f"{TITLES['gradless']}, {model.tail.clients} clients, a long run", model.tail))
     section.after += [words for words in (_stages(model), _processes(model)) if words]
@@ -94,10 +94,6 @@ def _row(title: str, load: Load) -> list[str]:
         f"{load.generator_cores:.0%}",
         ", ".join(f"{count} x {kind}" for kind, count in load.kinds.items() if kind != "200") or "0",
     ]
-
-
-def _clients(number: int) -> str:
-    return "1 client" if number == 1 else f"{number} clients"
 
 
 def _or_empty(value: float | None, form: str) -> str:
@@ -124,7 +120,7 @@ def _processes(model: Model) -> str:
     total = sum(load.cpu_seconds_per_1000.values())
     told = sorted(load.cpu_seconds_per_1000.items(), key=lambda each: -each[1])
     words = ", ".join(f"{title} {seconds:.2f}" for title, seconds in told if seconds >= 0.005)
-    clients = _clients(load.clients)
+    clients = clients_in_words(load.clients)
     return f"Where the {total:.1f} CPU seconds of a thousand examples go, {clients}: {words}." if words else ""
 
 

@@ -1,9 +1,10 @@
-"""The response to a request for predictions: an answer with its times, or what an unfinished one is refused with."""
+"""Responses: an answer with its times, what an unfinished request is refused with, and JSON of anything else."""
 
 from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from starlette.responses import Response
 
 from service.errors import ClientLeft, Draining, Refusal
@@ -34,6 +35,10 @@ class Answered(Response):
                 (b"x-gradless-model", by.name.encode()),
                 (b"x-gradless-version", by.version.encode()),
             ]
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
 def server_timing(result: Result, decode: float, total: float) -> str:

@@ -68,8 +68,9 @@ class FrontEnd:
         clients.include_router(public(self._client, self._is_draining))
         predictor = self._predictor()
         documentation.document_predict(clients, self._keys is not None, predictor.documented)
+        about = self._about(predictor)
         for protocol in self._protocols:
-            clients.include_router(protocol.routes(self._about()))
+            clients.include_router(protocol.routes(about))
             documentation.document_protocol(clients, self._keys is not None, protocol)
         operators = self._app() if apart else clients
         operators.include_router(self._operations())
@@ -96,7 +97,7 @@ class FrontEnd:
         speaking = next(protocol for protocol in self._protocols if path.startswith(protocol.prefixes))
         return speaking.refused(refusal, request_id)
 
-    def _about(self) -> About:
+    def _about(self, predictor: Predictor) -> About:
         return About(
             self._client,
             self._settings,
@@ -104,6 +105,7 @@ class FrontEnd:
             lambda: reasons_not_ready(self._client, self._is_draining()),
             self.accounts.settle,
             self._metrics_memory,
+            predictor.sides_of,
         )
 
     def _operations(self) -> APIRouter:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from service.errors import Draining
+from service.frontend.answered import json_response
 from service.frontend.documentation import KEY, ONE_MODEL, RELOAD
 from service.frontend.engines.client import Client
 from service.frontend.keys import Keys
@@ -29,21 +30,23 @@ def public(client: Client, is_draining: Callable[[], bool]) -> APIRouter:
     async def page(request: Request) -> Response:
         """Show the page to a browser; to KServe's clients say that the process lives."""
         accept = request.headers.get("accept", "")
-        return RedirectResponse("docs") if not accept or "text/html" in accept else _json({"status": "alive"})
+        return RedirectResponse("docs") if not accept or "text/html" in accept else json_response({"status": "alive"})
 
     @router.get("/health/live", summary="The process answers")
     async def live() -> Response:
-        return _json({"status": "live"})
+        return json_response({"status": "live"})
 
     @router.get("/health/ready", summary="Every required model can answer now", responses={503: {}})
     async def ready() -> Response:
         reasons = reasons_not_ready(client, is_draining())
-        return _json({"status": "not ready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200)
+        return json_response(
+            {"status": "not ready" if reasons else "ready", "reasons": reasons}, 503 if reasons else 200
+        )
 
     @router.get("/models", summary="What is served")
     async def models() -> Response:
         models = [_summary(client, state) for state in client.known.models.values()]
-        return _json({"models": models, "reload": _reload_state(client.known.reloading)})
+        return json_response({"models": models, "reload": _reload_state(client.known.reloading)})
 
     return router
 
@@ -64,7 +67,7 @@ def operations(
     async def one_model(model: str) -> Response:
         state = client.known.model(model)
         card = {key: state.card[key] for key in state.card if key not in ("labels", "input")}
-        return _json(
+        return json_response(
             _summary(client, state)
             | {
                 "detail": state.detail,
@@ -95,7 +98,7 @@ def operations(
         before = client.known.reloading
         request_reload()
         detail = "New engines load, prove and warm up; then requests turn to them. GET /models says how it went."
-        return _json({"status": "accepted", "reloads_ended": before.ended, "detail": detail}, 202)
+        return json_response({"status": "accepted", "reloads_ended": before.ended, "detail": detail}, 202)
 
     @router.post("/models/reload", summary="Serve what the model folders hold now", dependencies=key, **RELOAD)
     async def reload_all(request: Request) -> Response:
@@ -110,7 +113,7 @@ def operations(
         state = client.known.model(model)
         passed = state.report is not None and state.report.passed
         report = msgspec.to_builtins(state.report) if state.report else {"rules": []}
-        return _json({"model": model, "version": state.version, "seal": state.seal, "passed": passed} | report)
+        return json_response({"model": model, "version": state.version, "seal": state.seal, "passed": passed} | report)
 
     @router.get(
         "/metrics", summary="Prometheus metrics of every process of this server", response_class=PlainTextResponse
@@ -158,7 +161,3 @@ def _optimization(client: Client, state: ModelState) -> object:
 
 def _reload_state(state: Reloading) -> dict[str, Any]:
     return {"running": state.running, "ended": state.ended, "error": state.error}
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")

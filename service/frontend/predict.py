@@ -48,7 +48,7 @@ class Call(NamedTuple):
 
 
 class _Reader(NamedTuple):
-    """What a request is read from; once more, if a reload comes in between."""
+    """Everything that a request is read from; once more, if a reload comes in between."""
 
     protocol: Protocol
     asked: Asked
@@ -119,14 +119,14 @@ class Predictor:
         deadline = received + self._timeout(headers)
         query = request.query_params.multi_items() if request.scope["query_string"] else ()
         asked = Asked(headers, query, request.scope["headers"], call.version)
-        exchange = call.protocol.begin(asked, self._sides_of(state), state)
+        exchange = call.protocol.begin(asked, self.sides_of(state), state)
         body = await read_body(request, self._settings, deadline)
         if "content-encoding" in headers:
             body = await decode_body(request.headers, body, self._settings.max_body_bytes, deadline)
         given = await self._read(exchange, body, deadline)
         if exchange.seconds is not None:
             deadline = self._agreed_deadline(exchange.seconds, headers, received, deadline)
-        sides = self._sides_of(state)
+        sides = self.sides_of(state)
         _check_size(sides, given.count)
         reader = _Reader(call.protocol, asked, body)
         with self._client.admit(name, given.count, given.count * sides.input.example_bytes, deadline):
@@ -134,7 +134,7 @@ class Predictor:
         result, served, exchange, decode_seconds = inferred
         if served.version != state.version:  # a reload has come in between, and its answers may be others
             exchange, _ = await self._read_again(reader, served, deadline)
-        write = functools.partial(_write, self._sides_of(served), result.tensors.data, served, given.count, exchange)
+        write = functools.partial(_write, self.sides_of(served), result.tensors.data, served, given.count, exchange)
         # Millions of numbers would stall the event loop.
         written = write() if result.tensors.nbytes < LARGE_BYTES else await asyncio.to_thread(write)
         timing = server_timing(result, decode_seconds, time.monotonic() - received)
@@ -151,7 +151,7 @@ class Predictor:
 
     async def _read_again(self, reader: _Reader, state: ModelState, deadline: float) -> tuple[Exchange, Given]:
         """Read a request once more, for a model that a reload has changed."""
-        exchange = reader.protocol.begin(reader.asked, self._sides_of(state), state)
+        exchange = reader.protocol.begin(reader.asked, self.sides_of(state), state)
         return exchange, await self._read(exchange, reader.body, deadline)
 
     async def _infer(
@@ -164,7 +164,7 @@ class Predictor:
         """
         for _ in range(MOST_INPUT_CHANGES):
             began = time.monotonic()
-            arrays = await self._decode(self._sides_of(state).input, given, deadline)
+            arrays = await self._decode(self.sides_of(state).input, given, deadline)
             decode_seconds = time.monotonic() - began
             self._accounts.decoded(state.name, decode_seconds)
             try:
@@ -183,8 +183,7 @@ class Predictor:
             ModelNotFound: no such folder.
             NotReady: it has not been ready yet, or failed.
         """
-        state = self._client.known.model(name)
-        if state.state == "loading":
+        if self._client.known.model(name).state == "loading":
             self._client.want(name)
         return self._client.known.ready_model(name)
 
@@ -236,12 +235,13 @@ class Predictor:
         found = {}
         for state in self._client.known.models.values():
             if state.state == "ready":
-                reader, _, output = self._sides_of(state)
+                reader, _, output = self.sides_of(state)
                 answers = output.documented(state.signature, state.answer)
                 found[state.name] = Documented(state.task, reader.documented(), answers, "labels" in state.answer)
         return Served(self._client.known.default_model, found)
 
-    def _sides_of(self, state: ModelState) -> Sides:
+    def sides_of(self, state: ModelState) -> Sides:
+        """Return the sides of a model that is ready; they are made once for each of its versions."""
         known = self._sides.get(state.name)
         key = state.task, state.decoded_for, state.version
         if known is None or known[0] != key:

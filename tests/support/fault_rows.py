@@ -408,9 +408,9 @@ ROWS = [
         Broken(
             "each probe leaves a handle open",
             "service/frontend/operations.py",
-            '        return _json({"status": "live"})\n',
+            '        return json_response({"status": "live"})\n',
             '        client.__dict__.setdefault("kept", []).append(open("/dev/null"))\n'
-            '        return _json({"status": "live"})\n',
+            '        return json_response({"status": "live"})\n',
         ),
     ),
     Row(

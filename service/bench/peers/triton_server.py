@@ -22,27 +22,14 @@ from torch import Tensor
 
 from service.bench.choice import seen_by
 from service.bench.workload import Workload, WorkloadSpec
+from service.frontend.protocols.open_inference.datatypes import NAMES
 from service.loader.load import load
 from service.loader.repository import find_models
 from service.signature import Signature, TensorSpec
 
-#: Triton's names of dtypes. Source: its model_configuration.md, "Datatypes".
-DATA_TYPES = {
-    "bool": "TYPE_BOOL",
-    "uint8": "TYPE_UINT8",
-    "int8": "TYPE_INT8",
-    "int16": "TYPE_INT16",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "float16": "TYPE_FP16",
-    "bfloat16": "TYPE_BF16",
-    "float32": "TYPE_FP32",
-    "float64": "TYPE_FP64",
-}
-
 
 class ArraysWorkload(Workload):
-    """The same job, with arrays for answers."""
+    """Does the job with arrays for answers."""
 
     @property
     def signature(self) -> Signature:
@@ -93,7 +80,7 @@ dynamic_batching {{ max_queue_delay_microseconds: 0 }}
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(
-        f'{{ name: "{spec.name}", data_type: {DATA_TYPES[spec.dtype]}, dims: {list(spec.shape)} }}' for spec in specs
+        f'{{ name: "{spec.name}", data_type: TYPE_{NAMES[spec.dtype]}, dims: {list(spec.shape)} }}' for spec in specs
     )
 
 

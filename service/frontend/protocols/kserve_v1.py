@@ -11,7 +11,8 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from service.frontend.protocols.instances import InstancesExchange, json
+from service.frontend.answered import json_response
+from service.frontend.protocols.instances import InstancesExchange
 from service.frontend.protocols.protocol import About, Asked, Exchange, Protocol, Sides
 from service.wire.messages import ModelState
 
@@ -40,19 +41,10 @@ class KServeV1(Protocol):
         @router.get("/models", summary="The models' names")
         async def models() -> Response:
             data = [entry(name) for name in known.models]
-            return _json({"models": list(known.models), "object": "list", "data": data})
+            return json_response({"models": list(known.models), "object": "list", "data": data})
 
         @router.get("/models/{model}", summary="Whether a model can answer now", **_ONE)
         async def one(model: str) -> Response:
-            state = known.model(model)
-            ready = state.state == "ready" and about.client.is_up(model)
-            content = {"name": model, "ready": ready} | entry(model)
-            if ready:
-                return _json(content)
-            return _json(content | {"error": f"{model} is {state.state}. {state.detail}".strip()}, 503)
+            return about.readiness(known.model(model), entry(model))
 
         return router
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(json(content), status, media_type="application/json")

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from service.errors import Refusal
+from service.frontend.answered import json_response
 from service.frontend.engines.client import Client
 from service.frontend.keys import Keys
 from service.host.memory_file import MemoryFile
@@ -88,6 +89,7 @@ class About(NamedTuple):
     Attributes:
         not_ready: gives the reasons why the server is not ready; none if it is.
         settle: writes down what was counted of requests.
+        sides: gives the sides of a model that is ready.
     """
 
     client: Client
@@ -96,6 +98,19 @@ class About(NamedTuple):
     not_ready: Callable[[], list[str]]
     settle: Callable[[], None]
     metrics_memory: MemoryFile
+    sides: Callable[[ModelState], Sides]
+
+    def is_ready(self, state: ModelState) -> bool:
+        """Tell whether a model can answer now."""
+        return state.state == "ready" and self.client.is_up(state.name)
+
+    def readiness(self, state: ModelState, more: Mapping[str, Any]) -> Response:
+        """Respond with whether a model can answer now; 503 if not."""
+        ready = self.is_ready(state)
+        content = {"name": state.name, "ready": ready, **more}
+        if ready:
+            return json_response(content)
+        return json_response(content | {"error": f"{state.name} is {state.state}. {state.detail}".strip()}, 503)
 
 
 class Protocol:

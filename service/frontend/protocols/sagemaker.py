@@ -1,8 +1,8 @@
 """Amazon SageMaker's containers: `POST /invocations` and `GET /ping`.
 
 Source: docs.aws.amazon.com, "Use your own inference code with hosting services". A JSON body that is a list, as
-SageMaker's own encoders write arrays, holds the instances; the answer is then a list as well. The rest is as at
-/predict.
+SageMaker's own encoders write arrays, holds the instances. What comes as such a list, as CSV or as npy is answered in
+JSON by a list as well. The rest is as at /predict.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy.typing as npt
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from service.frontend.answered import json_response
 from service.frontend.protocols.instances import json
 from service.frontend.protocols.native import NativeExchange
 from service.frontend.protocols.protocol import About, Asked, Exchange, Protocol, Sides
@@ -58,6 +58,6 @@ class SageMaker(Protocol):
             """Answer as TorchServe does, too."""
             reasons = about.not_ready()
             content = {"status": "Unhealthy", "error": "; ".join(reasons)} if reasons else {"status": "Healthy"}
-            return Response(msgspec.json.encode(content), 503 if reasons else 200, media_type="application/json")
+            return json_response(content, 503 if reasons else 200)
 
         return router

@@ -5,10 +5,10 @@ Source: cloud.google.com, "Custom container requirements for prediction".
 
 from __future__ import annotations
 
-import msgspec
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from service.frontend.answered import json_response
 from service.frontend.protocols.instances import InstancesExchange
 from service.frontend.protocols.protocol import About, Asked, Exchange, Protocol, Sides
 from service.host.platforms import vertex_routes
@@ -35,7 +35,7 @@ class Vertex(Protocol):
             @router.get(self._routes.health, summary="Every required model can answer now", responses={503: {}})
             async def health() -> Response:
                 reasons = about.not_ready()
-                body = msgspec.json.encode({"error": "; ".join(reasons)} if reasons else {"status": "healthy"})
-                return Response(body, 503 if reasons else 200, media_type="application/json")
+                content = {"error": "; ".join(reasons)} if reasons else {"status": "healthy"}
+                return json_response(content, 503 if reasons else 200)
 
         return router

@@ -64,6 +64,11 @@ def nested_type(spec: TensorSpec) -> Any:
     return found
 
 
+def of_bfloat16(data: Any) -> _Array:
+    """Return float32, whose upper half bfloat16 is, of its bytes."""
+    return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+
+
 def array_of(spec: TensorSpec, values: Sequence[Any], count: int) -> _Array:
     """Return `(count, *shape)` of as many numbers, nested or not, which are of the dtype's kind and in its range.
 

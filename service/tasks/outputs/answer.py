@@ -106,6 +106,16 @@ class Output(Protocol):
         """
 
 
+class ResultsAsTensors:
+    """Gives the results as they are for an answer of tensors."""
+
+    def listed(self, signature: Signature, answer: Mapping[str, Any]) -> Sequence[TensorSpec]:
+        return signature.outputs
+
+    def named(self, results: Sequence[npt.NDArray[Any]], by: Answering) -> Sequence[Named]:
+        return results
+
+
 def answer_schema(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema of an answer with one entry of these properties for each example."""
     text, each = {"type": "string"}, {"type": "object", "properties": dict(entry), "required": list(entry)}

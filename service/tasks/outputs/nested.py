@@ -12,8 +12,8 @@ import numpy.typing as npt
 import orjson
 
 from service.errors import NotAcceptable
-from service.signature import Signature, TensorSpec, nested_schema
-from service.tasks.outputs.answer import JSON, Answering, Named, Ranked, Written, answer_schema
+from service.signature import Signature, nested_schema
+from service.tasks.outputs.answer import JSON, Answering, Ranked, ResultsAsTensors, Written, answer_schema
 from service.tasks.outputs.options import no_options
 from service.tasks.outputs.ranking import highest
 
@@ -22,7 +22,7 @@ NPY, NPZ, CSV = b"application/x-npy", b"application/x-npz", b"text/csv"
 _WRITTEN = {"application/json": JSON, "application/x-npy": NPY, "application/x-npz": NPZ, "text/csv": CSV}
 
 
-class TensorsOutput:
+class TensorsOutput(ResultsAsTensors):
     """Writes `{"outputs": {NAME: nested numbers}}`, npy or npz; the wish is the media type."""
 
     has_pipeline = False
@@ -50,12 +50,6 @@ class TensorsOutput:
         binary = {"schema": {"type": "string", "format": "binary"}}
         formats = {"application/x-npz": binary} | ({"application/x-npy": binary} if len(tensors) == 1 else {})
         return {"application/json": {"schema": answer_schema({"outputs": outputs})}} | formats
-
-    def listed(self, signature: Signature, answer: Mapping[str, Any]) -> Sequence[TensorSpec]:
-        return signature.outputs
-
-    def named(self, results: Sequence[npt.NDArray[Any]], by: Answering) -> Sequence[Named]:
-        return results
 
     def ranked(
         self, name: str, most: int, results: Sequence[npt.NDArray[Any]], by: Answering

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.signature import Signature, blocks
-from service.tasks.inputs.numbers import DTYPES
+from service.tasks.inputs.numbers import DTYPES, of_bfloat16
 
 
 class Results:
@@ -31,11 +31,7 @@ class Results:
         arrays = []
         places = blocks(self._sizes, count)
         for (dtype, shape, is_half), (start, end) in zip(self._outputs, places, strict=True):
-            if is_half:
-                upper = np.frombuffer(data[start:end], np.uint16).astype(np.uint32)
-                array = (upper << 16).view(np.float32)
-            else:
-                array = np.frombuffer(data[start:end], dtype)
+            array = of_bfloat16(data[start:end]) if is_half else np.frombuffer(data[start:end], dtype)
             arrays.append(array.reshape(count, *shape))
         return arrays
 

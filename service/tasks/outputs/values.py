@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import numpy.typing as npt
 
-from service.signature import Signature, TensorSpec
-from service.tasks.outputs.answer import JSON, Answering, Named, Ranked, Written, answer_schema
+from service.signature import Signature
+from service.tasks.outputs.answer import JSON, Answering, Ranked, ResultsAsTensors, Written, answer_schema
 from service.tasks.outputs.options import no_options
 from service.tasks.outputs.ranking import highest
 
@@ -26,7 +26,7 @@ class ValuesAnswer(msgspec.Struct):
     predictions: list[Values]
 
 
-class ValuesOutput:
+class ValuesOutput(ResultsAsTensors):
     """Writes `{"values": {NAME: number}}`; there is nothing to wish for."""
 
     has_pipeline = False
@@ -42,33 +42,29 @@ class ValuesOutput:
         values = {"type": "object", "properties": numbers, "required": list(numbers)}
         return {"application/json": {"schema": answer_schema({"values": values})}}
 
-    def listed(self, signature: Signature, answer: Mapping[str, Any]) -> Sequence[TensorSpec]:
-        return signature.outputs
-
-    def named(self, results: Sequence[npt.NDArray[Any]], by: Answering) -> Sequence[Named]:
-        return results
-
     def ranked(
         self, name: str, most: int, results: Sequence[npt.NDArray[Any]], by: Answering
     ) -> Sequence[Sequence[Ranked]]:
         return highest(results[0], most, by.answer["values"])
 
     def rows(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Sequence[Any]:
-        names = by.answer["values"]
-        numbers = [[float(f"{number:.7g}") for number in row] for row in results[0].tolist()]
-        return [row[0] if len(names) == 1 else dict(zip(names, row, strict=True)) for row in numbers]
+        found = _numbers(results, by)
+        return [next(iter(each.values())) if len(each) == 1 else each for each in found]
 
     def pipeline(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Any:
         raise NotImplementedError
 
     def write(self, results: Sequence[npt.NDArray[Any]], by: Answering, wishes: None) -> Written:
-        """Write float32 with the 7 digits that tell any two of them apart."""
-        names = by.answer["values"]
-        found = [
-            Values({name: float(f"{number:.7g}") for name, number in zip(names, row, strict=True)})
-            for row in results[0].tolist()
-        ]
+        found = [Values(each) for each in _numbers(results, by)]
         return Written(_encoder.encode(ValuesAnswer(by.name, by.version, found)), JSON)
+
+
+def _numbers(results: Sequence[npt.NDArray[Any]], by: Answering) -> list[dict[str, float]]:
+    """Return each example's numbers by name: float32 with the 7 digits that tell any two of them apart."""
+    names = by.answer["values"]
+    return [
+        {name: float(f"{number:.7g}") for name, number in zip(names, row, strict=True)} for row in results[0].tolist()
+    ]
 
 
 _encoder = msgspec.json.Encoder()

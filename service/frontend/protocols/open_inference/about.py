@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 import service
 from service.errors import Forbidden, Malformed
+from service.frontend.answered import json_response
 from service.frontend.documentation import KEY
 from service.frontend.protocols.open_inference.descriptions import VERSION, check_version, config, metadata
 from service.frontend.protocols.open_inference.statistics import Statistics
@@ -41,22 +42,19 @@ def routes(about: About) -> APIRouter:
         check_version(state, version)
         return state
 
-    def is_ready(state: ModelState) -> bool:
-        return state.state == "ready" and about.client.is_up(state.name)
-
     @router.get("", summary="The server and its extensions")
     async def server() -> Response:
-        return _json({"name": "gradless", "version": service.__version__, "extensions": EXTENSIONS})
+        return json_response({"name": "gradless", "version": service.__version__, "extensions": EXTENSIONS})
 
     @router.get("/health/live", summary="The process answers")
     async def live() -> Response:
-        return _json({"live": True})
+        return json_response({"live": True})
 
     @router.get("/health/ready", summary="Every required model can answer now", responses={503: {}})
     async def ready() -> Response:
         reasons = about.not_ready()
         content: dict[str, Any] = {"live": True, "ready": not reasons}
-        return _json(content | {"error": "; ".join(reasons)}, 503) if reasons else _json(content)
+        return json_response(content | {"error": "; ".join(reasons)}, 503) if reasons else json_response(content)
 
     def one(path: str, summary: str, answer: Callable[[ModelState], Awaitable[Response]]) -> None:
         """Add a route about one model, and the same of its version."""
@@ -70,22 +68,19 @@ def routes(about: About) -> APIRouter:
             return await answer(found(model, version))
 
     async def model_ready(state: ModelState) -> Response:
-        content: dict[str, Any] = {"name": state.name, "ready": is_ready(state)}
-        if content["ready"]:
-            return _json(content)
-        return _json(content | {"error": f"{state.name} is {state.state}. {state.detail}".strip()}, 503)
+        return about.readiness(state, {})
 
     async def model_metadata(state: ModelState) -> Response:
-        return _json(metadata(about, known.ready_model(state.name)))
+        return json_response(metadata(about, known.ready_model(state.name)))
 
     async def model_config(state: ModelState) -> Response:
-        return _json(config(about, known.ready_model(state.name)))
+        return json_response(config(about, known.ready_model(state.name)))
 
     async def model_statistics(*states: ModelState) -> Response:
         about.settle()
         counted = await asyncio.to_thread(Statistics.read, about.metrics_memory)  # takes milliseconds
         told = [{"name": state.name, "version": VERSION} | counted.of(state.name) for state in states]
-        return _json({"model_stats": told})
+        return json_response({"model_stats": told})
 
     @router.get("/models/stats", summary="Counts and times of every model")
     async def statistics() -> Response:
@@ -103,13 +98,13 @@ def routes(about: About) -> APIRouter:
             {
                 "name": state.name,
                 "version": VERSION,
-                "state": "READY" if is_ready(state) else "LOADING" if state.state == "loading" else "UNAVAILABLE",
+                "state": "READY" if about.is_ready(state) else "LOADING" if state.state == "loading" else "UNAVAILABLE",
                 "reason": state.detail,
             }
             for state in known.models.values()
-            if is_ready(state) or not only_ready
+            if about.is_ready(state) or not only_ready
         ]
-        return _json(models)
+        return json_response(models)
 
     @router.post("/repository/models/{model}/load", summary="Refused", dependencies=key, **_CHANGE)
     @router.post("/repository/models/{model}/unload", summary="Refused", dependencies=key, **_CHANGE)
@@ -131,10 +126,6 @@ def _wants_ready(body: bytes) -> bool:
         return bool(body and msgspec.json.decode(body, type=dict[str, bool]).get("ready", False))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Malformed('The body must be empty, {} or {"ready": true}.') from error
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
 _ONE: dict[str, Any] = {"responses": {"4XX": {"description": "There is no such model."}, 503: {}}}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from service.errors import Malformed, Unprocessable
 from service.signature import TensorSpec
-from service.tasks.inputs.numbers import DTYPES, array_of, is_nested, number_list
+from service.tasks.inputs.numbers import DTYPES, array_of, is_nested, number_list, of_bfloat16
 
 _Array = npt.NDArray[Any]
 #: By torch's name of a dtype, and `bytes`, which is ours for files and texts.
@@ -90,8 +90,8 @@ def of_bytes(spec: TensorSpec, shape: Sequence[int], data: memoryview) -> _Array
     size = shape[0] * spec.nbytes
     if len(data) != size:
         raise Malformed(f"The input {spec.name} has {len(data):,} bytes; of its shape and datatype it has {size:,}.")
-    if spec.dtype == "bfloat16":  # the upper half of float32
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    if spec.dtype == "bfloat16":
+        return of_bfloat16(data).reshape(shape)
     return np.frombuffer(data, DTYPES[spec.dtype]).reshape(shape)
 
 

@@ -8,7 +8,6 @@ from service.errors import ModelNotFound
 from service.frontend.protocols.open_inference.datatypes import NAMES
 from service.frontend.protocols.protocol import About
 from service.signature import TensorSpec
-from service.tasks.catalogue import INPUTS, TASKS, side
 from service.wire.messages import ModelState
 
 #: The version of a model without revisions, as Triton numbers the first one. Its content's hash is taken as well.
@@ -56,11 +55,11 @@ def config(about: About, state: ModelState) -> dict[str, Any]:
 
 def tensors(about: About, state: ModelState) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Return the inputs and the outputs of a model that is ready."""
-    reader = side(INPUTS[state.input_kind].input)(state.input, state.signature, about.settings.max_pixels)
+    sides = about.sides(state)
     inputs: dict[str, TensorSpec] = {}
-    for spec in reader.takes():
+    for spec in sides.input.takes():
         inputs.setdefault(spec.name, spec)
-    return [*inputs.values()], [*side(TASKS[state.task].output)().listed(state.signature, state.answer)]
+    return [*inputs.values()], [*sides.output.listed(state.signature, state.answer)]
 
 
 def _told(spec: TensorSpec) -> dict[str, Any]:
